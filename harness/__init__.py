@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel-matrix harness: one CO-RE object, every kernel, one report."""

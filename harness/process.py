@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run or hold a process. Nothing else in the harness starts one.
+
+Argv lists only, standard input closed unless it is given, and a deadline for the whole operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from harness.errors import HarnessError
+
+_TAIL_CHARS = 2000
+_GRACE_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """A process that ended: exit status (negative: signal number) and what it wrote."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+
+class ProcessError(HarnessError):
+    """A command that had to work did not."""
+
+    def __init__(self, message: str, *, completed: Completed | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.completed = completed
+
+
+class ProcessTimeoutError(ProcessError):
+    """A command did not end before its deadline and was killed."""
+
+
+def which(program: str) -> Path | None:
+    """Where `program` is on the PATH, the administrator's directories included."""
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    found = shutil.which(program, path=path)
+    return Path(found) if found else None
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    timeout_s: float,
+    check: bool = True,
+    stdin: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    hint: str = "",
+) -> Completed:
+    """Run `argv` to its end and return what it wrote.
+
+    env is added to our own environment. Raises ProcessTimeoutError past `timeout_s` (the whole
+    process group is killed), ProcessError when the program is missing or, with `check`, fails.
+    """
+    words = tuple(str(word) for word in argv)
+    with _started(words, stdin=stdin is not None, env=env, cwd=cwd, pipes=True, hint=hint) as child:
+        try:
+            stdout, stderr = child.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill_group(child)
+            stdout, stderr = child.communicate()
+            done = Completed(argv=words, status=child.returncode, stdout=stdout, stderr=stderr)
+            raise ProcessTimeoutError(
+                f"'{_shown(words)}' did not end within {timeout_s:g} s",
+                completed=done, hint=hint,
+            ) from None  # fmt: skip
+    done = Completed(argv=words, status=child.returncode, stdout=stdout, stderr=stderr)
+    if check and done.status != 0:
+        tail = (stderr or stdout).decode(errors="replace").strip()[-_TAIL_CHARS:]
+        raise ProcessError(
+            f"'{_shown(words)}' ended with status {done.status}: {tail or 'no output'}",
+            completed=done, hint=hint,
+        )  # fmt: skip
+    return done
+
+
+@contextlib.contextmanager
+def held(
+    argv: Sequence[str | Path],
+    *,
+    stdin: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int | None = None,
+    stderr: IO[bytes] | int | None = None,
+    env: Mapping[str, str] | None = None,
+    group: bool = True,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold a process for the length of the block; on the way out: terminate, wait, kill, wait.
+
+    group: the child leads a process group of its own, so that a terminal's ^C reaches us alone
+    and its own children end with it.
+    """
+    words = tuple(str(word) for word in argv)
+    child = _popen(
+        words,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.DEVNULL if stdout is None else stdout,
+        stderr=subprocess.DEVNULL if stderr is None else stderr,
+        env=env, cwd=None, group=group, hint="",
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        _end(child, group=group)
+
+
+@contextlib.contextmanager
+def _started(
+    words: tuple[str, ...],
+    *,
+    stdin: bool,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    pipes: bool,
+    hint: str,
+) -> Iterator[subprocess.Popen[bytes]]:
+    child = _popen(
+        words,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if pipes else None,
+        stderr=subprocess.PIPE if pipes else None,
+        env=env, cwd=cwd, group=True, hint=hint,
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        _end(child, group=True)
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _popen(
+    words: tuple[str, ...],
+    *,
+    stdin: IO[bytes] | int | None,
+    stdout: IO[bytes] | int | None,
+    stderr: IO[bytes] | int | None,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    group: bool,
+    hint: str,
+) -> subprocess.Popen[bytes]:
+    program = words[0] if "/" in words[0] else str(which(words[0]) or "")
+    if not program:
+        raise ProcessError(
+            f"no program '{words[0]}' on this machine",
+            hint=hint or "inv doctor names the package that has it",
+        )
+    try:
+        return subprocess.Popen(
+            (program, *words[1:]),
+            stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd,
+            env={**os.environ, **(env or {})},
+            start_new_session=group,
+        )  # fmt: skip
+    except OSError as error:
+        raise ProcessError(f"cannot start '{words[0]}': {error.strerror}", hint=hint) from error
+
+
+def _end(child: subprocess.Popen[bytes], *, group: bool) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        if group:
+            _kill_group(child)
+        else:
+            child.kill()
+        child.wait()
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _shown(words: tuple[str, ...]) -> str:
+    line = " ".join(words)
+    return line if len(line) <= 200 else f"{line[:197]}..."
