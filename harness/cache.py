@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache of directories, each filled once under a key of what it is made from.
+
+Layout: `<root>/<kind>/<key>/` with a `.manifest` of every file's size and sha256. A filler works in
+a directory aside that is renamed when it is complete, so that a reader never sees half an entry;
+an entry whose files no longer match the manifest is filled again. Processes share the cache: one
+fills, the others wait for its lock and look again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from harness.errors import HarnessError
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = ".manifest"
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}")
+_LOCK_TIMEOUT_S = 1800.0  # another process may be downloading hundreds of MB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cache:
+    """The cache under `root`; nothing is created before the first entry is filled."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """KERNEL_MATRIX_CACHE, or kernel-matrix under the user's cache directory."""
+        named = os.environ.get("KERNEL_MATRIX_CACHE")
+        if named:
+            return cls(root=Path(named).expanduser().absolute())
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return cls(root=Path(base).expanduser().absolute() / "kernel-matrix")
+
+    def entry(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
+        """The directory of `key`, made by `fill(directory)` unless it is there and unharmed."""
+        _check_name(kind)
+        _check_name(key)
+        final = self.root / kind / key
+        if self._usable(final):
+            return final
+        with self.locked(f"{kind}-{key}"):
+            if self._usable(final):
+                return final
+            with _our_failures(self.root):
+                self._fill(final, fill)
+        return final
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """The directory of `key` if it is there and unharmed."""
+        final = self.root / kind / key
+        return final if self._usable(final) else None
+
+    def directory(self, *names: str) -> Path:
+        """A plain directory of the cache that its user keeps in order itself, under a lock."""
+        path = self.root.joinpath(*names)
+        with _our_failures(self.root):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the lock of that name against every other process that uses this cache."""
+        _check_name(name)
+        path = self.directory("locks") / f"{name}.lock"
+        lock = filelock.FileLock(path, timeout=_LOCK_TIMEOUT_S)
+        with _our_failures(self.root):
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise HarnessError(
+                    f"another process has held '{path}' for {_LOCK_TIMEOUT_S:g} s",
+                    hint="find out what hangs there and end it",
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _usable(self, final: Path) -> bool:
+        if not final.is_dir():
+            return False
+        damage = _damage(final)
+        if damage:
+            logger.warning("the cached '%s' is damaged (%s); making it again", final, damage)
+        return not damage
+
+    def _fill(self, final: Path, fill: Callable[[Path], None]) -> None:
+        # We hold the key's lock, so whatever lies aside belongs to a filler that was killed.
+        aside = final.with_name(f".{final.name}.partial")
+        old = final.with_name(f".{final.name}.old")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove(aside)
+        _remove(old)
+        aside.mkdir()
+        try:
+            fill(aside)
+            _write_manifest(aside)
+            if final.exists():
+                final.rename(old)
+            aside.rename(final)
+        finally:
+            _remove(aside)
+            _remove(old)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_manifest(directory: Path) -> None:
+    files = {
+        str(path.relative_to(directory)): [path.stat().st_size, sha256_of(path)]
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    (directory / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
+
+
+def _damage(directory: Path) -> str:
+    """What is wrong with the entry, "" when every file is as it was made."""
+    try:
+        files = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+        for name, (size, digest) in files.items():
+            path = directory / name
+            found = path.stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, not {size}"
+            if sha256_of(path) != digest:
+                return f"{name} has another sha256"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _check_name(name: str) -> None:
+    if not _SAFE.fullmatch(name):
+        raise HarnessError(f"'{name}' cannot name a cache entry")
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _our_failures(root: Path) -> Iterator[None]:
+    """A full or read-only cache is something a person can mend, so say it in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message, hint = f"no space left for the cache '{root}'", "free some space there"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            message, hint = f"cannot write the cache '{root}'", "make it writable"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
+            message, hint = f"the cache '{root}' cannot be a directory: {error.strerror}", ""
+        else:
+            raise HarnessError(f"the cache '{root}' failed: {error}") from error
+        raise HarnessError(
+            message, hint=f"{hint}{', or ' if hint else ''}name another in KERNEL_MATRIX_CACHE"
+        ) from error
