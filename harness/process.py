@@ -18,6 +18,8 @@ from typing import IO
 
 from harness.errors import HarnessError
 
+Child = subprocess.Popen[bytes]
+
 _TAIL_CHARS = 2000
 _GRACE_S = 3.0
 

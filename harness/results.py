@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run found, and its JSON form: the only thing that reports and the gate read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from harness.errors import HarnessError, UsageError
+
+SCHEMA = 1
+
+
+class Verdict(StrEnum):
+    """A closed set; "the kernel refused" and "we could not ask" never share one."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNSUPPORTED = "unsupported"  # this kernel cannot, by design, and the subject says so
+    SKIPPED = "skipped"  # asked not to
+    UNKNOWN = "unknown"  # we could not tell
+    UNAVAILABLE = "unavailable"  # the kernel could not be had
+
+
+class Cause(StrEnum):
+    """Why a verdict is not `pass`."""
+
+    NONE = ""
+    COMPILE = "compile"
+    VERIFIER_REJECTED = "verifier-rejected"
+    CORE_RELOCATION = "core-relocation"
+    BTF_MISSING = "btf-missing"
+    MAP_UNSUPPORTED = "map-unsupported"
+    FEATURE_MISSING = "feature-missing"
+    ATTACH_FAILED = "attach-failed"
+    BEHAVIOUR = "behaviour"
+    LIMIT_EXCEEDED = "limit-exceeded"
+    KERNEL_SPLAT = "kernel-splat"
+    PANIC = "panic"
+    HANG = "hang"
+    TIMEOUT = "timeout"
+    GUEST_LOST = "guest-lost"
+    INFRA = "infra"
+    NOT_ASKED = "not-asked"
+    KERNEL_UNAVAILABLE = "kernel-unavailable"
+
+
+# From what decides most to what decides least.
+_ORDER = (
+    Verdict.FAIL, Verdict.UNKNOWN, Verdict.UNAVAILABLE, Verdict.UNSUPPORTED, Verdict.PASS,
+    Verdict.SKIPPED,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A measured number."""
+
+    name: str
+    value: float
+    unit: str  # "1" for counts
+    emulated: bool = False  # a time or rate measured under TCG
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a person can check a verdict with."""
+
+    title: str
+    text: str = ""  # an excerpt
+    path: str = ""  # a file, relative to the report's directory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """The answer to one check's question on one kernel."""
+
+    check: str
+    verdict: Verdict
+    cause: Cause = Cause.NONE
+    summary: str = ""
+    remedy: str = ""
+    figures: tuple[Figure, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelFacts:
+    """A kernel as it was used; release is empty when it could not be had."""
+
+    name: str
+    series: str
+    arch: str
+    release: str = ""
+    source: str = ""
+    sha256: str = ""  # of vmlinuz
+    btf: str = ""  # "built-in", "detached", "none"
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BootFacts:
+    """The machine that ran a cell."""
+
+    backend: str
+    accelerator: str
+    accelerator_reason: str
+    qemu: str
+    vcpus: int
+    memory_mib: int
+    boot_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One kernel × one subject."""
+
+    kernel: KernelFacts
+    boot: BootFacts | None
+    checks: tuple[CheckResult, ...]
+    console: str = ""  # path relative to the report's directory
+    attempts: int = 1
+    earlier: tuple[str, ...] = ()  # what made earlier attempts unknown
+    duration_s: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst(check.verdict for check in self.checks)
+
+    @property
+    def deciding(self) -> CheckResult | None:
+        """The first check that has the cell's verdict, None for a cell without checks."""
+        return next((check for check in self.checks if check.verdict is self.verdict), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubjectFacts:
+    """The object under test."""
+
+    name: str
+    path: str
+    sha256: str
+    programs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """Who, when, with what."""
+
+    started: str  # ISO 8601, UTC
+    duration_s: float
+    command: str
+    backend: str
+    accelerator: str
+    accelerator_reason: str
+    host: str
+    harness: str  # version
+    commit: str  # of the project the run was started in, "" outside git
+    compiler: str
+    lock_sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Everything that a run found."""
+
+    schema: int
+    run: RunFacts
+    subject: SubjectFacts
+    checks: tuple[CheckResult, ...]  # asked once for the object, not per kernel
+    cells: tuple[Cell, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst([c.verdict for c in self.checks] + [c.verdict for c in self.cells])
+
+    @property
+    def check_names(self) -> tuple[str, ...]:
+        """Every check that a cell has, in the order of first appearance."""
+        return tuple(dict.fromkeys(check.check for cell in self.cells for check in cell.checks))
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict that decides; unknown when there is none, for an absent cell is not green."""
+    found = set(verdicts)
+    return next((verdict for verdict in _ORDER if verdict in found), Verdict.UNKNOWN)
+
+
+def write(run: Run, path: Path) -> None:
+    """Write `run` as JSON, whole or not at all."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Fill a file beside `path`, then rename it. Raises HarnessError when the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            aside = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                umask = os.umask(0)
+                os.umask(umask)
+                aside.chmod(0o666 & ~umask)
+                aside.rename(path)
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write '{path}': {error.strerror}", hint="free some space or name another --out"
+        ) from error
+
+
+def read(path: Path) -> Run:
+    """Parse a results file. Raises UsageError for one that is no result or of another schema."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
+    try:
+        schema = msgspec.json.decode(content, type=_SchemaOnly).schema
+        if schema != SCHEMA:
+            raise UsageError(
+                f"'{path}' has results of schema {schema}, this version reads schema {SCHEMA}",
+                hint="redraw it with the version of the harness that wrote it",
+            )
+        return msgspec.json.decode(content, type=Run)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"'{path}' holds no results: {error}") from error
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: int

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subject of a run: an object, what its manifest says of it, and what goes into the guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from harness.errors import UsageError
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the subject says of one of its programs."""
+
+    optional: bool = False  # it may be refused somewhere without failing the subject
+    attach: str = ""
+    needs: tuple[str, ...] = ()  # probes: "ksym:udpv6_sendmsg", "map:ringbuf", "insn:atomic_fetch"
+    max_insns_processed: int = 1_000_000
+
+
+class Fallback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another shape of a map, for kernels on which a probe does not hold."""
+
+    unless: str
+    type: str
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+class Map(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    fallback: Fallback | None = None
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    source: str = ""
+    build: str = ""
+    object: str
+    loader: str = ""
+    files: tuple[str, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`*.toml` beside an object; unknown keys are refused."""
+
+    subject: _Head
+    programs: dict[str, Program] = {}
+    maps: dict[str, Map] = {}
+    rodata: dict[str, bool | int | tuple[int, ...]] = {}
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An object ready to be carried into a guest."""
+
+    manifest: Manifest
+    object: Path
+    loader: Path | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.manifest.subject.name
+
+    @property
+    def rodata_words(self) -> list[str]:
+        """Settings as `name=value` words for a loader's --set."""
+        return [f"{name}={_value(value)}" for name, value in self.manifest.rodata.items()]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Parse a manifest; UsageError names file and key."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the manifest '{path}': {error.strerror}") from error
+    try:
+        return msgspec.toml.decode(content, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def bare(path: Path) -> Subject:
+    """A subject of an object alone: load, verifier, attach, nothing that needs its meaning."""
+    name = path.name.removesuffix(".o").removesuffix(".bpf")
+    return Subject(manifest=Manifest(subject=_Head(name=name, object=path.name)), object=path)
+
+
+def _value(value: bool | int | tuple[int, ...]) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(int(value))
