@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Loads each program alone, then all together, and says at which stage a refusal came. */
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "objcheck.h"
+
+/* Call number that libbpf writes over an instruction whose CO-RE relocation did not resolve. */
+#define POISON_RELO "unknown#195896080"
+
+enum { SUMMARY_BYTES = 4096 };
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * UINT64_C(1000000) + ts.tv_nsec / 1000;
+}
+
+struct log_buf log_reserve(const struct options *o)
+{
+	char *buf = mmap(NULL, o->log_size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (buf == MAP_FAILED)
+		return (struct log_buf){};
+	return (struct log_buf){ buf, o->log_size };
+}
+
+/* ---- which stage refused ---- */
+
+/* libbpf's last "<kind> 'NAME': ... <what>": NAME, allocated, or NULL */
+static char *named_in_warnings(const char *kind, const char *what)
+{
+	const char *line = capture_warnings(), *end;
+	char *name = NULL;
+
+	for (; *line; line = *end ? end + 1 : end) {
+		const char *hit, *start, *close;
+
+		end = strchrnul(line, '\n');
+		hit = memmem(line, end - line, kind, strlen(kind));
+		if (!hit || !memmem(line, end - line, what, strlen(what)))
+			continue;
+		start = hit + strlen(kind);
+		close = memchr(start, '\'', end - start);
+		if (!close)
+			continue;
+		free(name);
+		name = strndup(start, close - start);
+	}
+	return name;
+}
+
+static const char *map_reason(struct bpf_object *obj, const char *name, int err)
+{
+	struct bpf_map *map = name ? bpf_object__find_map_by_name(obj, name) : NULL;
+
+	if (map && libbpf_probe_bpf_map_type(bpf_map__type(map), NULL) == 0)
+		return "map-unsupported";
+	if (err == EPERM || err == EACCES)
+		return "permission";
+	return err == ENOMEM ? "out-of-memory" : "map-refused";
+}
+
+static const char *verifier_reason(const char *log)
+{
+	if (strstr(log, POISON_RELO) || strstr(log, "<invalid CO-RE relocation>"))
+		return "core-relocation";
+	if (strstr(log, "BPF program is too large"))
+		return "program-too-complex";
+	if (strstr(log, "<invalid BPF map reference>"))
+		return "map-not-created";
+	return "verifier-rejected";
+}
+
+static const char *load_reason(struct bpf_object *obj, const char *program, int err)
+{
+	struct bpf_program *prog = program ? bpf_object__find_program_by_name(obj, program) : NULL;
+
+	if (err == EPERM || err == EACCES)
+		return "permission";
+	if (capture_has("failed to find kernel BTF type ID"))
+		return access(VMLINUX_BTF, R_OK) ? "kernel-btf-missing" : "attach-target-missing";
+	if (prog && libbpf_probe_bpf_prog_type(bpf_program__type(prog), NULL) == 0)
+		return "program-type-unsupported";
+	if (err == E2BIG)
+		return "program-too-long";
+	if (err == ENOMEM)
+		return "out-of-memory";
+	return "load-refused";
+}
+
+/* Latest stage first: an optional failure of an earlier one leaves warnings too. */
+static void classify(struct attempt *a, const char *log)
+{
+	free(a->failed);
+	a->failed = named_in_warnings("prog '", "fail");
+	if (*log) {
+		a->reason = verifier_reason(log);
+		a->stage = strcmp(a->reason, "core-relocation") ? "verifier" : "core-relocation";
+	} else if (capture_has("BPF program load failed") || capture_has("failed to prepare load")) {
+		a->stage = "load";
+		a->reason = load_reason(a->obj, a->failed, a->err);
+	} else if (capture_has("ouldn't load trivial BPF program")) {
+		a->stage = "load";
+		a->reason = a->err == EPERM ? "permission" : "bpf-unavailable";
+	} else if (capture_has("failed to create")) {
+		char *map = named_in_warnings("map '", "failed to create");
+
+		a->stage = "map";
+		a->reason = map_reason(a->obj, map, a->err);
+		free(map);
+	} else if (capture_has("Error loading vmlinux BTF") ||
+		   capture_has("failed to find valid kernel BTF") ||
+		   capture_has("vmlinux BTF is not found")) {
+		a->stage = "btf";
+		a->reason = access(VMLINUX_BTF, R_OK) ? "kernel-btf-missing" : "kernel-btf-unreadable";
+	} else if (capture_has("relo #") || capture_has("CO-RE")) {
+		a->stage = "core-relocation";
+		a->reason = "core-relocation";
+	} else if (capture_has("extern (") || capture_has("ksym")) {
+		a->stage = "load";
+		a->reason = "extern-unresolved";
+	} else if (capture_has("BTF")) {
+		a->stage = "btf";
+		a->reason = "btf-refused";
+	} else {
+		a->stage = "load";
+		a->reason = a->err == EPERM ? "permission" : "load-refused";
+	}
+}
+
+/* ---- one try, and the tries that an answer needs ---- */
+
+static void try_load(const struct options *o, const char *only, struct log_buf log, int level,
+		     struct attempt *a)
+{
+	struct bpf_program *prog;
+	struct opened opened;
+	uint64_t start;
+	int err;
+
+	bpf_object__close(a->obj);
+	free(a->message);
+	log.buf[0] = '\0';
+	opened = object_open(o, only ? AUTOLOAD_ONE : AUTOLOAD_TOGETHER, only);
+	a->obj = opened.obj;
+	a->level = level;
+	a->stage = a->reason = NULL;
+	if (!opened.obj) {
+		a->err = opened.err;
+		a->stage = "open";
+		a->reason = "object-invalid";
+		a->message = strdup(capture_warnings());
+		return;
+	}
+	bpf_object__for_each_program(prog, opened.obj) {
+		bpf_program__set_log_buf(prog, log.buf, log.size);
+		bpf_program__set_log_level(prog, level);
+	}
+	start = now_us();
+	err = bpf_object__load(opened.obj);
+	a->load_us = now_us() - start;
+	a->err = err < 0 ? -err : 0;
+	log.buf[log.size - 1] = '\0';
+	if (a->err)
+		classify(a, log.buf);
+	a->message = strdup(capture_warnings());
+}
+
+static char *text_tail(const char *text, size_t most)
+{
+	size_t n = strlen(text);
+
+	return strdup(n > most ? text + n - most : text);
+}
+
+/* Asks a rejected program again, only for the words: the answer, its figures and its time stay. */
+static void add_trace(const struct options *o, const char *only, struct log_buf log,
+		      struct attempt *a)
+{
+	struct attempt trace = {};
+
+	try_load(o, only, log, LOG_STATS | LOG_TRACE, &trace);
+	a->level = trace.level;
+	a->truncated = trace.err == ENOSPC;	/* before v6.4 the head of the trace is kept */
+	if (trace.err && trace.reason && !strcmp(trace.reason, "core-relocation"))
+		a->stage = a->reason = "core-relocation";
+	attempt_free(&trace);
+}
+
+/*
+ * Statistics alone first (level 4): a small log that cannot overflow, so the answer is the
+ * kernel's. Only a rejection is asked again for its trace. A log that overflowed says ENOSPC
+ * whatever the verifier thought, in every kernel: ask again with less, at last without a log.
+ */
+struct attempt load_attempt(const struct options *o, const char *only, struct log_buf log)
+{
+	int level = o->log_level < 0 ? LOG_STATS : o->log_level;
+	struct attempt a = {};
+
+	try_load(o, only, log, level, &a);
+	if (a.err == ENOSPC && level != LOG_STATS && level) {
+		a.truncated = true;
+		try_load(o, only, log, LOG_STATS, &a);
+	}
+	if (a.err == ENOSPC) {
+		/* Only kernels before v5.2 get here: they take any level above 1 for a full trace. */
+		a.truncated = true;
+		try_load(o, only, log, 0, &a);
+		if (a.err == ENOSPC) {	/* refused without a log; libbpf asked once more, with one */
+			a.stage = "verifier";
+			a.reason = "verifier-rejected";
+		}
+	}
+	a.summary = text_tail(log.buf, SUMMARY_BYTES);
+	/* the trace of a million instructions takes long and helps nobody who did not ask for it */
+	if (a.err && !a.truncated && o->log_level < 0 && *log.buf &&
+	    strcmp(a.reason, "program-too-complex"))
+		add_trace(o, only, log, &a);
+	return a;
+}
+
+void attempt_free(struct attempt *a)
+{
+	bpf_object__close(a->obj);
+	free(a->message);
+	free(a->failed);
+	free(a->summary);
+	*a = (struct attempt){};
+}
+
+/* ---- lines ---- */
+
+static const char *last(const char *log, const char *needle)
+{
+	const char *hit = NULL, *next;
+
+	for (next = strstr(log, needle); next; next = strstr(next + 1, needle))
+		hit = next;
+	return hit;
+}
+
+/* "processed N insns (limit L) max_states_per_insn A total_states B peak_states C mark_read D" */
+static void stats_object(const char *log)
+{
+	unsigned long long v[6] = {}, usec = 0;
+	const char *line = last(log, "processed "), *stack = last(log, "stack depth "), *time;
+	int n = 0;
+
+	if (line)
+		n = sscanf(line, "processed %llu insns (limit %llu) max_states_per_insn %llu "
+			   "total_states %llu peak_states %llu mark_read %llu",
+			   &v[0], &v[1], &v[2], &v[3], &v[4], &v[5]);
+	if (n < 1) {
+		js_null("stats");
+		return;
+	}
+	js_object("stats");
+	js_u64("processed", v[0]);
+	if (n < 2)	/* up to v5.1: "processed N insns (limit L), stack depth a+b" */
+		n = sscanf(line, "processed %*u insns (limit %llu)", &v[1]) == 1 ? 2 : 1;
+	js_maybe("limit", n > 1, v[1]);
+	js_maybe("max_states_per_insn", n > 2, v[2]);
+	js_maybe("total_states", n > 3, v[3]);
+	js_maybe("peak_states", n > 4, v[4]);
+	js_maybe("mark_read", n > 5, v[5]);
+	js_array("stack");
+	if (stack) {
+		char *end;
+
+		for (stack += strlen("stack depth "); isdigit(*stack); stack = end) {
+			js_u64(NULL, strtoull(stack, &end, 10));
+			if (*end == '+')
+				end++;
+		}
+	}
+	js_close();
+	time = last(log, "verification time ");
+	n = time ? sscanf(time, "verification time %llu usec", &usec) : 0;
+	js_maybe("verification_us", n == 1, usec);
+	js_close();
+}
+
+static char *write_log(const struct options *o, const char *name, const char *log)
+{
+	char *path, *c;
+	FILE *f;
+
+	if (!o->log_dir || !*log)
+		return NULL;
+	if (asprintf(&path, "%s/%s.log", o->log_dir, name) < 0)
+		return NULL;
+	for (c = path + strlen(o->log_dir) + 1; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr("_.-", *c))
+			*c = '_';
+	f = fopen(path, "we");
+	if (!f || fputs(log, f) < 0 || fclose(f)) {
+		js_error_line("log-dir", path, "cannot write '%s': %s", path, strerror(errno));
+		free(path);
+		return NULL;
+	}
+	return path;
+}
+
+static void log_fields(const struct options *o, const struct attempt *a, const char *log,
+		       const char *path)
+{
+	size_t len = strlen(log), tail = len < o->tail ? len : o->tail;
+
+	js_i64("log_level", a->level);
+	js_u64("log_bytes", len);
+	js_bool("log_truncated", a->truncated);
+	js_str("log_file", path);
+	if (strcmp(log, a->summary))
+		js_strn("log", log + len - tail, tail);
+	else
+		js_null("log");		/* the summary is all of it */
+	js_str("summary", a->summary);
+	stats_object(a->summary);
+}
+
+static void outcome_fields(const struct attempt *a)
+{
+	js_bool("ok", !a->err);
+	js_errno(a->err);
+	js_str("stage", a->stage);
+	js_str("reason", a->reason);
+	js_str("message", a->message);
+	js_u64("load_us", a->load_us);
+}
+
+static void info_fields(struct bpf_program *prog)
+{
+	struct bpf_prog_info info = {};
+	uint32_t len = sizeof(info);
+
+	if (bpf_program__fd(prog) < 0 || bpf_obj_get_info_by_fd(bpf_program__fd(prog), &info, &len))
+		return;
+	/* zero before v5.16, where the kernel does not fill it in */
+	js_maybe("verified_insns", info.verified_insns, info.verified_insns);
+	js_u64("xlated_bytes", info.xlated_prog_len);
+	js_u64("jited_bytes", info.jited_prog_len);
+}
+
+/* "struct sock.nope (0:1 @ offset 8)": what libbpf could not find; up to the end of its line */
+static void relocation_field(const char *log)
+{
+	static const char what[] = "failed to resolve CO-RE relocation ";
+	const char *hit = strstr(log, what);
+
+	if (hit)
+		js_strn("relocation", hit + strlen(what), strcspn(hit + strlen(what), "\n"));
+	else
+		js_null("relocation");
+}
+
+static void program_line(const struct options *o, const struct prog_name *name, struct log_buf log)
+{
+	struct attempt a = load_attempt(o, name->name, log);
+	struct bpf_program *prog = a.obj ? bpf_object__find_program_by_name(a.obj, name->name) : NULL;
+	char *path = write_log(o, name->name, log.buf);
+
+	js_line("program");
+	js_str("name", name->name);
+	js_str("section", prog ? bpf_program__section_name(prog) : NULL);
+	js_str("prog_type", prog ? prog_type_name(bpf_program__type(prog)) : NULL);
+	js_u64("insns", prog ? bpf_program__insn_cnt(prog) : 0);
+	js_bool("optional", name->optional);
+	outcome_fields(&a);
+	relocation_field(log.buf);
+	if (prog)
+		info_fields(prog);
+	log_fields(o, &a, log.buf, path);
+	js_end();
+	free(path);
+	attempt_free(&a);
+}
+
+static void map_memory(struct bpf_object *obj)
+{
+	struct bpf_map *map;
+	long total = 0;
+
+	js_array("maps");
+	bpf_object__for_each_map(map, obj) {
+		long bytes = bpf_map__fd(map) < 0 ? -1 : fd_memlock(bpf_map__fd(map));
+
+		js_object(NULL);
+		map_facts(map);
+		js_maybe("memory_bytes", bytes >= 0, bytes);
+		js_close();
+		if (bytes < 0)
+			total = -1;
+		else if (total >= 0)
+			total += bytes;
+	}
+	js_close();
+	js_maybe("map_memory_bytes", total >= 0, total);
+}
+
+void together_line(const struct options *o, const struct attempt *a, struct log_buf log)
+{
+	struct bpf_program *prog;
+
+	js_line("together");
+	js_array("programs");
+	if (a->obj)
+		bpf_object__for_each_program(prog, a->obj)
+			if (bpf_program__autoload(prog))
+				js_str(NULL, bpf_program__name(prog));
+	js_close();
+	outcome_fields(a);
+	js_str("failed_program", a->err ? a->failed : NULL);
+	if (a->obj && !a->err)
+		map_memory(a->obj);
+	if (a->err) {
+		relocation_field(log.buf);
+		log_fields(o, a, log.buf, NULL);
+	}
+	js_end();
+}
+
+int cmd_load(int argc, char **argv)
+{
+	struct options o;
+	struct prog_names names;
+	struct attempt together;
+	struct log_buf log;
+	size_t i;
+	int status;
+
+	if (options_parse(&o, argc, argv, false))
+		return EXIT_USAGE;
+	status = object_check(&o);
+	if (status)
+		return status;
+	log = log_reserve(&o);
+	if (!log.buf) {
+		js_error_line("log-size", NULL, "cannot reserve %zu bytes for the log", o.log_size);
+		return EXIT_USAGE;
+	}
+	object_line(&o);
+	names = object_programs(&o);
+	for (i = 0; i < names.n; i++)
+		program_line(&o, &names.v[i], log);
+	free(names.v);
+	together = load_attempt(&o, NULL, log);
+	together_line(&o, &together, log);
+	attempt_free(&together);
+	js_line("end");
+	js_end();
+	return EXIT_RAN;
+}
