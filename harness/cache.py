@@ -129,7 +129,7 @@ def _write_manifest(directory: Path) -> None:
     files = {
         str(path.relative_to(directory)): [path.stat().st_size, sha256_of(path)]
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.is_symlink()
     }
     (directory / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import select
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import console, place, qemu
-from harness.cache import Cache
+from harness import console, qemu
 from harness.errors import HarnessError
 from harness.guest import AgentGuest, GuestLostError
 from harness.place import Held, Place
@@ -34,28 +31,6 @@ class Vm:
     boot_s: float  # from QEMU's start to the first answered request
     held: Held
     console: Path
-
-
-@contextlib.contextmanager
-def run_directory(cache: Cache) -> Iterator[Path]:
-    """A directory of our own for one guest's socket, initrd and console; gone afterwards."""
-    base = cache.directory("run")
-    path = Path(tempfile.mkdtemp(prefix=f"{place.owner().replace(':', '-')}-", dir=base))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_orphans(cache: Cache) -> int:
-    """Remove run directories whose harness is dead; how many."""
-    removed = 0
-    for path in cache.directory("run").iterdir():
-        pid, _, rest = path.name.partition("-")
-        if not place.alive(f"{pid}:{rest.partition('-')[0]}"):
-            shutil.rmtree(path, ignore_errors=True)
-            removed += 1
-    return removed
 
 
 @contextlib.contextmanager

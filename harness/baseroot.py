@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base root: a small Debian with QEMU and everything a guest or a kernel container runs.
+
+Made once with mmdebstrap from the Debian mirror of the machine, without touching the machine's own
+packages: both backends run the same QEMU, every guest the same programs, whatever the host is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import closure, initramfs, process
+from harness.cache import Cache
+from harness.errors import HarnessError
+from harness.qemu import PROGRAM, Arch
+from harness.supply import apt, mirror
+
+logger = logging.getLogger(__name__)
+
+# trixie: its QEMU 10 booted 40 of 40 where bookworm's 7.2 lost one 6.12 in ten (design.md).
+SUITE = "trixie"
+_PACKAGES = (
+    "qemu-system-x86", "busybox-static", "qemu-guest-agent",     # any guest
+    "dnsperf", "nsd",                                            # traffic checks
+    "python3-minimal", "libpython3-stdlib", "cpio", "coreutils",  # the container's own side
+)  # fmt: skip
+_REMOVED = (
+    "usr/bin/qemu-system-i386", "usr/bin/qemu-system-x86_64-microvm", "usr/share/doc",
+    "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/zoneinfo", "var/cache",
+    "var/lib/apt", "dev",
+)  # fmt: skip
+_RECIPE = 3  # raise it when what is made below changes
+_TIMEOUT_S = 900.0
+_GUEST_PROGRAMS = ("/usr/sbin/qemu-ga", "/usr/bin/dnsperf", "/usr/sbin/nsd")
+_NSD_CONF = """\
+server:
+  ip-address: 127.0.0.1
+  ip-address: ::1
+  port: 53
+  server-count: 1
+  username: ""
+  chroot: ""
+  pidfile: ""
+  zonesdir: "/etc/nsd"
+  database: ""
+  xfrdfile: "/run/xfrd.state"
+  zonelistfile: "/run/zone.list"
+  verbosity: 0
+  rrl-ratelimit: 0
+remote-control:
+  control-enable: no
+zone:
+  name: "test"
+  zonefile: "test.zone"
+"""
+# Every name under test. answers, so that a random name is a known query.
+_ZONE = """\
+$TTL 60
+@ IN SOA ns.test. host.test. 1 3600 600 86400 60
+@ IN NS ns.test.
+* IN A 127.0.0.1
+* IN AAAA ::1
+* IN TXT "kernel-matrix"
+"""
+_PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+_GROUP = "root:x:0:\nnogroup:x:65534:\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseRoot:
+    """The unpacked root and what it holds."""
+
+    directory: Path
+
+    @property
+    def qemu_prefix(self) -> tuple[str, ...]:
+        """QEMU of this root, run on the host: through the root's own loader and libraries."""
+        libraries = self.directory / "usr/lib/x86_64-linux-gnu"
+        return (
+            str(self.directory / "usr/lib64/ld-linux-x86-64.so.2"),
+            "--library-path", f"{libraries}:{libraries}/pulseaudio",
+            "--argv0", PROGRAM[Arch.X86_64],
+            str(self.directory / "usr/bin" / PROGRAM[Arch.X86_64]),
+            "-L", str(self.directory / "usr/share/qemu"),
+            "-L", str(self.directory / "usr/share/seabios"),
+        )  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"QEMU_MODULE_DIR": str(self.directory / "usr/lib/x86_64-linux-gnu/qemu")}
+
+
+def obtain(cache: Cache, on_progress: Callable[[str], None]) -> BaseRoot:
+    """The base root, made if the cache does not have it (20-40 s, 60 MB of downloads)."""
+
+    def fill(directory: Path) -> None:
+        on_progress("making the base root (QEMU and the guest's programs)")
+        _mmdebstrap(directory)
+
+    key = _digest(repr((SUITE, _PACKAGES, _REMOVED, _RECIPE)))
+    return BaseRoot(directory=cache.entry("base-root", key, fill))
+
+
+def guest_archive(root: BaseRoot, cache: Cache, on_progress: Callable[[str], None]) -> Path:
+    """The initramfs that every guest starts from: init, busybox, qemu-ga, dnsperf, nsd."""
+    source = Path(__file__).parent / "guestbin" / "init.c"
+    key = _digest(
+        repr((root.directory.name, _GUEST_PROGRAMS, _NSD_CONF, _ZONE, _RECIPE))
+        + source.read_text(encoding="utf-8")
+    )
+
+    def fill(directory: Path) -> None:
+        on_progress("packing the guest's base archive")
+        with tempfile.TemporaryDirectory(prefix="guest-", dir=directory) as name:
+            _pack_guest(root, source, Path(name), directory / "base.cpio")
+
+    return cache.entry("guest", key, fill) / "base.cpio"
+
+
+def _mmdebstrap(directory: Path) -> None:
+    source = mirror.find_mirror()
+    tree = directory / "root"
+    process.run(
+        ["mmdebstrap", "--quiet", "--variant=extract",
+         *(f"--keyring={keyring}" for keyring in apt.keyrings(past=False)),
+         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+         "--dpkgopt=path-exclude=/usr/share/locale/*",
+         "--aptopt=Acquire::Retries 3",
+         f"--include={','.join(_PACKAGES)}",
+         SUITE, str(tree), f"deb {source.main} {SUITE} main"],
+        timeout_s=_TIMEOUT_S,
+        hint="inv doctor tells what is missing; KERNEL_MATRIX_DEBIAN_MIRROR names another mirror",
+    )  # fmt: skip
+    for name in _REMOVED:
+        path = tree / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for child in list(tree.iterdir()):
+        child.rename(directory / child.name)
+    tree.rmdir()
+
+
+def _pack_guest(root: BaseRoot, source: Path, work: Path, archive: Path) -> None:
+    init = work / "init"
+    process.run(
+        ["cc", "-static", "-O2", "-Wall", "-o", str(init), str(source)], timeout_s=60,
+        hint="inv doctor names the compiler's package",
+    )  # fmt: skip
+    files = closure.closure(root.directory, _GUEST_PROGRAMS)
+    files["/init"] = init
+    busybox = root.directory / "usr/bin/busybox"
+    files["/bin/busybox"] = busybox
+    texts = {
+        "/etc/nsd/nsd.conf": _NSD_CONF, "/etc/nsd/test.zone": _ZONE,
+        "/etc/passwd": _PASSWD, "/etc/group": _GROUP, "/etc/hosts": "127.0.0.1 localhost guest\n",
+        "/etc/profile": "PS1='guest# '\n",
+    }  # fmt: skip
+    for inside, text in texts.items():
+        file = work / inside.strip("/").replace("/", "_")
+        file.write_text(text, encoding="utf-8")
+        files[inside] = file
+    for name in ("proc", "sys", "dev", "tmp", "run", "root"):
+        empty = work / "dirs" / name
+        empty.mkdir(parents=True)
+        files[f"/{name}"] = empty
+    applets = process.run([busybox, "--list"], timeout_s=10).text.split()
+    initramfs.pack(
+        files, archive, links={f"/bin/{name}": "busybox" for name in applets if name != "busybox"}
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def check(root: BaseRoot) -> str:
+    """The version line of the root's QEMU; HarnessError when it does not run here."""
+    answer = process.run(
+        [*root.qemu_prefix, "--version"], timeout_s=20, env=root.environment,
+        hint="remove the cache's base-root directory to make it again",
+    )  # fmt: skip
+    line = answer.text.splitlines()[0] if answer.text else ""
+    if "version" not in line:
+        raise HarnessError(f"QEMU of '{root.directory}' says '{line}'")
+    return line
