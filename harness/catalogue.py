@@ -94,6 +94,7 @@ class Kernel:
     arch: str  # "x86_64" | "arm64"
     tier: Tier
     sources: tuple[Source, ...]  # in the order to try them
+    snapshot_url: str  # base of Debian's snapshot archive, no slash at the end
     btf: Btf
     absent: frozenset[Feature]  # what this kernel is expected not to have
 
@@ -103,7 +104,6 @@ class Catalogue:
     """Every kernel of `kernels/`, by rising series, oldest before newest."""
 
     kernels: tuple[Kernel, ...]
-    snapshot_url: str  # base of the snapshot archive, no slash at the end
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -187,17 +187,17 @@ def load(directory: Path) -> Catalogue:
             f"no catalogue in '{directory}'", hint="a catalogue is a directory of *.toml files"
         )
     shared = directory / SOURCES_FILE
-    snapshot_url = _snapshot_url(shared) if shared in paths else ""
+    snapshot_url = _snapshot_url(shared)
     kernels: list[Kernel] = []
     for path in paths:
         if path == shared:
             continue
-        wanted = _series_file(path)
+        wanted = _series_file(path, snapshot_url)
         if any(kernel.series == wanted[0].series for kernel in kernels):
             raise UsageError(f"{path}: series '{wanted[0].series}' has a file already")
         kernels += wanted
     kernels.sort(key=lambda k: (ARCHS.index(k.arch), series_key(k.series), k.pick is Pick.NEWEST))
-    return Catalogue(kernels=tuple(kernels), snapshot_url=snapshot_url)
+    return Catalogue(kernels=tuple(kernels))
 
 
 def select(
@@ -271,7 +271,7 @@ def _snapshot_url(path: Path) -> str:
     return url
 
 
-def _series_file(path: Path) -> list[Kernel]:
+def _series_file(path: Path, snapshot_url: str) -> list[Kernel]:
     top = read_table(path)
     series = top.text("series", pattern=_SERIES)
     tier = _choice(top, "tier", Tier)
@@ -291,7 +291,7 @@ def _series_file(path: Path) -> list[Kernel]:
     return [
         Kernel(
             name=f"{series}-{pick}" + ("" if arch == ARCHS[0] else f"-{arch}"),
-            series=series, pick=pick, arch=arch, tier=tier, btf=btf,
+            series=series, pick=pick, arch=arch, tier=tier, btf=btf, snapshot_url=snapshot_url,
             sources=tuple(source for source in sources if _serves(source, pick)),
             absent=everywhere | absent[arch],
         )

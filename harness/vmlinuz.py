@@ -66,6 +66,23 @@ def read_image(path: Path) -> KernelImage:
             raise NotAKernelError(f"'{path}' is a damaged kernel image: {error}") from error
 
 
+def read_btf(path: Path) -> bytes:
+    """The raw BTF in the file at `path`: BTF itself, or an ELF file with a .BTF section."""
+    with _mapped(path, least_bytes=24) as data:
+        if data[:4] == b"\x7fELF":
+            try:
+                btf = _elf(data, path)[1]
+            except (struct.error, ELFError, ConstructError, UnicodeDecodeError) as error:
+                raise NotAKernelError(f"'{path}' is a damaged ELF file: {error}") from error
+            if btf is None:
+                raise NotAKernelError(f"'{path}' has no .BTF section")
+            return btf
+        size = _btf_size(data, 0)
+        if not size:
+            raise NotAKernelError(f"'{path}' does not hold BTF, or only a part of it")
+        return data[:size]
+
+
 def _read(data: Buffer, path: Path, *, layers: int, outer: str) -> KernelImage:
     if layers > _MAX_LAYERS:
         raise NotAKernelError(f"'{path}' is compressed more than {_MAX_LAYERS} times over")
@@ -326,11 +343,11 @@ def _slice(data: Buffer, offset: int, size: int, path: Path, what: str) -> bytes
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
+def _mapped(path: Path, *, least_bytes: int = 4096) -> Iterator[mmap.mmap]:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            if not 4096 <= size <= MAX_FILE_BYTES:
+            if not least_bytes <= size <= MAX_FILE_BYTES:
                 raise NotAKernelError(f"'{path}' has {size} bytes, which is no kernel image")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 yield data

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel that someone built: --kernel-dir."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from harness.cache import Cache, sha256_of
+from harness.errors import UsageError
+from harness.supply import bundle
+from harness.supply.files import BTF, CONFIG, SYSTEM_MAP, VMLINUZ, KernelFiles
+from harness.vmlinuz import NotAKernelError, read_btf
+
+# In order of preference; a build tree keeps the image deeper down.
+_IMAGES = (
+    "vmlinuz", "bzImage", "Image", "Image.gz", "vmlinuz.efi",
+    "vmlinuz-*", "arch/x86/boot/bzImage", "arch/arm64/boot/Image",
+    "boot/vmlinuz-*", "vmlinux",
+)  # fmt: skip
+
+
+def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
+    """The kernel in `path`: an image, and optionally vmlinux.btf, config, System.map beside it."""
+    cache = cache or Cache.default()
+    if not path.is_dir():
+        raise UsageError(f"'{path}' is no directory", hint="--kernel-dir wants a directory")
+    image = _image_in(path)
+    try:
+        sha256 = sha256_of(image)
+    except OSError as error:
+        raise UsageError(f"cannot read '{image}': {error.strerror}") from error
+
+    def fill(directory: Path) -> None:
+        # Named by its hash, so that a rebuilt kernel cannot meet an older one's BTF.
+        shutil.copyfile(image, directory / VMLINUZ)
+        bundle.describe(directory)
+
+    try:
+        directory = cache.entry("images", sha256, fill)
+    except NotAKernelError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    kernel = bundle.in_directory(_name(path), directory, source=f"directory {path}")
+    suffix = image.name.removeprefix("vmlinuz") if image.name.startswith("vmlinuz-") else ""
+    beside = _beside(image.parent, path, [BTF, f"vmlinux{suffix}.btf"])
+    # A kernel's own BTF is what it will really run with, so it goes first.
+    detached = _raw_btf(beside, cache) if beside is not None and kernel.btf is None else None
+    return replace(
+        kernel,
+        btf=kernel.btf or detached,
+        btf_detached=detached is not None,
+        config=_beside(image.parent, path, [f"config{suffix}", CONFIG, ".config"]),
+        system_map=_beside(image.parent, path, [f"System.map{suffix}", SYSTEM_MAP]),
+    )
+
+
+def _raw_btf(path: Path, cache: Cache) -> Path:
+    """The raw BTF of a file that may also be an ELF object around it, as BTFHub's are."""
+    try:
+        content = read_btf(path)
+        key = sha256_of(path)
+    except (NotAKernelError, OSError) as error:
+        raise UsageError(f"'{path}' is no BTF: {error}") from error
+    directory = cache.entry("raw-btf", key, lambda aside: _write(aside / BTF, content))
+    return directory / BTF
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _image_in(path: Path) -> Path:
+    for pattern in _IMAGES:
+        found = sorted(candidate for candidate in path.glob(pattern) if candidate.is_file())
+        if len(found) > 1:
+            raise UsageError(
+                f"'{path}' holds more than one kernel: '{found[0].name}', '{found[1].name}'",
+                hint="give each its own directory",
+            )
+        if found:
+            return found[0]
+    raise UsageError(
+        f"no kernel image in '{path}'",
+        hint="put a vmlinuz or bzImage there, and vmlinux.btf if it was built without BTF",
+    )
+
+
+def _beside(first: Path, second: Path, names: list[str]) -> Path | None:
+    for directory in (first, second):
+        for name in names:
+            if (directory / name).is_file():
+                return directory / name
+    return None
+
+
+def _name(path: Path) -> str:
+    """The directory's own name, made safe for file names and image tags."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", path.resolve().name.lower()).strip("-.")
+    return name[:60] or "kernel"

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel out of a container image that holds /boot/vmlinuz*: an OCI layout directory, or a
+reference that the Docker engine has or can pull. Nothing of the image is ever run."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import docker
+import zstandard
+from docker.errors import DockerException
+
+from harness.cache import Cache
+from harness.errors import HarnessError, UnavailableError
+from harness.supply import bundle
+from harness.supply.bundle import Progress
+from harness.supply.deb import KERNEL_FILES, extract_tar
+from harness.supply.files import VMLINUZ, KernelFiles
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_ENGINE_TIMEOUT_S = 60
+_MAX_JSON_BYTES = 4 << 20
+_MAX_SPOOL_BYTES = 4 << 30
+_PLATFORM_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
+# Images keep kernels in /boot; Debian's own and bootc's in /usr/lib/modules.
+_PLACES = ("/boot", "/usr/lib/modules")
+
+
+def obtain(name: str, image: str, arch: str, cache: Cache, on_progress: Progress) -> KernelFiles:
+    """The kernel in `image`: a directory in OCI layout, or an image reference."""
+    layout = Path(image).expanduser()
+    found = (
+        _from_layout(name, layout, arch, cache, on_progress)
+        if (layout / "oci-layout").is_file()
+        else _from_engine(name, image, arch, cache, on_progress)
+    )
+    if found.arch != arch:
+        raise UnavailableError(f"image '{image}' holds a kernel for {found.arch}, not {arch}")
+    return replace(found, source=f"container image {image}")
+
+
+def _from_engine(
+    name: str, image: str, arch: str, cache: Cache, on_progress: Progress
+) -> KernelFiles:
+    with contextlib.ExitStack() as undo:
+        try:
+            client = docker.from_env(timeout=_ENGINE_TIMEOUT_S)
+            undo.callback(client.close)
+            found = client.images.list(name=image)
+            if not found:
+                on_progress(f"pulling {image}")
+                client.images.pull(image, platform=f"linux/{_PLATFORM_ARCH[arch]}")
+            identity = str(client.images.get(image).id)
+
+            def fill(directory: Path) -> None:
+                # Created, never started: it needs no command that exists.
+                container = client.containers.create(image, command="/none")
+                try:
+                    for place in _PLACES:
+                        with contextlib.suppress(docker.errors.NotFound):
+                            chunks, _ = container.get_archive(place)
+                            prefix = place.lstrip("/").rpartition("/")[0]
+                            with _spooled(chunks, image) as stream:
+                                _extract(stream, directory, image, prefix)
+                        if (directory / VMLINUZ).exists():
+                            break
+                finally:
+                    container.remove(force=True)
+                _described(directory, image)
+
+            directory = cache.entry("oci", _key(identity), fill)
+        except DockerException as error:
+            raise UnavailableError(f"image '{image}': {_short(error)}") from error
+    return bundle.in_directory(name, directory, source="")
+
+
+def _from_layout(
+    name: str, layout: Path, arch: str, cache: Cache, on_progress: Progress
+) -> KernelFiles:
+    try:
+        digest, layers = _layers(layout, arch)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnavailableError(f"'{layout}' is no readable OCI layout: {error}") from error
+
+    def fill(directory: Path) -> None:
+        on_progress(f"reading {layout}")
+        # A later layer overrides an earlier one; the first match counts, so go from the top.
+        for blob in reversed(layers):
+            if (directory / VMLINUZ).exists():
+                break
+            _verify(layout, blob)
+            with _layer(layout / "blobs" / "sha256" / blob) as stream:
+                _extract(stream, directory, str(layout), "")
+        _described(directory, str(layout))
+
+    directory = cache.entry("oci", _key(digest), fill)
+    return bundle.in_directory(name, directory, source="")
+
+
+def _layers(layout: Path, arch: str) -> tuple[str, list[str]]:
+    """The manifest's digest and its layers' (hex), following one level of nested indexes."""
+    index = _json(layout / "index.json")
+    for _ in range(3):
+        manifests = index.get("manifests")
+        if not isinstance(manifests, list) or not manifests:
+            raise ValueError("its index names no manifest")
+        chosen = next(
+            (entry for entry in manifests if _platform(entry) == _PLATFORM_ARCH[arch]),
+            manifests[0],
+        )
+        digest = _hex(chosen["digest"])
+        _verify(layout, digest)
+        index = _json(layout / "blobs" / "sha256" / digest)
+        if "layers" in index:
+            layers = index["layers"]
+            if not isinstance(layers, list):
+                raise ValueError("its layers are no list")
+            return digest, [_hex(layer["digest"]) for layer in layers]
+    raise ValueError("its indexes are nested too deeply")
+
+
+def _platform(entry: dict[str, object]) -> str:
+    platform = entry.get("platform")
+    return str(platform.get("architecture", "")) if isinstance(platform, dict) else ""
+
+
+def _json(path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        value = json.loads(file.read(_MAX_JSON_BYTES))
+    if not isinstance(value, dict):
+        raise ValueError(f"'{path.name}' is no JSON object")
+    return value
+
+
+def _hex(digest: object) -> str:
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise ValueError(f"'{digest}' is no sha256 digest")
+    return digest.removeprefix("sha256:")
+
+
+def _verify(layout: Path, digest: str) -> None:
+    path = layout / "blobs" / "sha256" / digest
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise UnavailableError(f"'{path}' is damaged: its sha256 is {found}")
+
+
+@contextlib.contextmanager
+def _layer(blob: Path) -> Iterator[IO[bytes]]:
+    """A layer's tar stream, decompressed by its magic."""
+    with blob.open("rb") as file:
+        head = file.read(4)
+        file.seek(0)
+        if head.startswith(b"\x1f\x8b"):
+            with gzip.open(file) as stream:
+                yield stream  # type: ignore[misc]
+        elif head == b"\x28\xb5\x2f\xfd":
+            with zstandard.ZstdDecompressor(max_window_size=128 << 20).stream_reader(file) as zstd:
+                yield zstd
+        else:
+            yield file
+
+
+def _extract(stream: IO[bytes], directory: Path, what: str, prefix: str) -> None:
+    wanted = {
+        name: pattern for name, pattern in KERNEL_FILES.items() if not (directory / name).exists()
+    }
+    try:
+        extract_tar(stream, directory, wanted, what=what, prefix=prefix)
+    except (zlib.error, gzip.BadGzipFile, zstandard.ZstdError, HarnessError) as error:
+        raise UnavailableError(f"'{what}' has a damaged layer: {error}") from error
+
+
+def _described(directory: Path, what: str) -> None:
+    if not (directory / VMLINUZ).exists():
+        raise UnavailableError(f"image '{what}' holds no /boot/vmlinuz")
+    try:
+        bundle.describe(directory)
+    except HarnessError as error:
+        raise UnavailableError(f"image '{what}': {error.message}") from error
+
+
+@contextlib.contextmanager
+def _spooled(chunks: Iterable[bytes], what: str) -> Iterator[IO[bytes]]:
+    """The engine's answer as a file: tarfile cannot read an iterator."""
+    with tempfile.TemporaryFile() as file:
+        for chunk in chunks:
+            if file.tell() > _MAX_SPOOL_BYTES:
+                raise UnavailableError(f"image '{what}' holds more than {file.tell()} bytes there")
+            file.write(chunk)
+        file.seek(0)
+        yield file
+
+
+def _key(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:32]
+
+
+def _short(error: Exception) -> str:
+    """The engine's message, which may be a page long, on one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
