@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A BPF object file as libbpf sees it: programs, subprograms, BTF, relocations of both kinds."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.btf.btf import Btf, ByteOrder
+from harness.btf.elf import (
+    EM_BPF,
+    SHF_EXECINSTR,
+    SHT_PROGBITS,
+    SHT_REL,
+    SHT_RELA,
+    STB_GLOBAL,
+    STB_LOCAL,
+    STB_WEAK,
+    STT_FUNC,
+    STT_NOTYPE,
+    Elf,
+    ElfRelocation,
+    Section,
+    Symbol,
+)
+from harness.btf.errors import BtfError
+from harness.btf.ext import BtfExt, LineInfo
+from harness.btf.insn import INSN_LEN, Insn, decode
+
+_TEXT = ".text"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """A function of the object: an entry point, or a subprogram when it lies in `.text`."""
+
+    name: str
+    section: str  # as in the file, a leading `?` included
+    section_index: int
+    start: int  # first instruction, counted from the section's start
+    insns: tuple[Insn, ...]
+    local: bool  # a static function
+    autoload: bool  # False for SEC("?…")
+
+    @property
+    def subprogram(self) -> bool:
+        """Not loaded by itself, only appended to the programs that call it."""
+        return self.section == _TEXT
+
+    @property
+    def section_name(self) -> str:
+        """The section as libbpf reads it, without `?`."""
+        return self.section[1:] if self.section.startswith("?") else self.section
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BpfObject:
+    """A parsed object file."""
+
+    source: str
+    elf: Elf
+    btf: Btf | None
+    ext: BtfExt
+    programs: tuple[Program, ...]  # by section index, then offset: libbpf's order
+    symbols: tuple[Symbol, ...]
+    relocations: dict[int, tuple[ElfRelocation, ...]]  # by the index of the relocated section
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> BpfObject:
+        """Read an object file."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, source: str = "object") -> BpfObject:
+        """Read an object file's contents."""
+        elf = Elf.parse(data, source)
+        if elf.bits != 64 or elf.machine not in (0, EM_BPF):
+            raise BtfError(
+                f"is a {elf.bits}-bit ELF file for machine '{elf.machine}', not BPF",
+                offset=18,
+                field="e_machine",
+                source=source,
+                hint="give an object made by clang -target bpf",
+            )
+        symbols = elf.symbols()
+        blob, ext_blob = elf.section(".BTF"), elf.section(".BTF.ext")
+        btf = Btf.parse(blob.data, source=source) if blob is not None and blob.data else None
+        ext = BtfExt()
+        if btf is not None and ext_blob is not None and ext_blob.data:
+            ext = BtfExt.parse(ext_blob.data, btf)
+        return cls(
+            source=source,
+            elf=elf,
+            btf=btf,
+            ext=ext,
+            programs=_programs(elf, symbols),
+            symbols=symbols,
+            relocations={
+                section.info: elf.relocations(section)
+                for section in elf.sections
+                if section.type in (SHT_REL, SHT_RELA)
+            },
+        )
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        return self.elf.byte_order
+
+    def entry_programs(self) -> tuple[Program, ...]:
+        """The programs a loader can load."""
+        return tuple(program for program in self.programs if not program.subprogram)
+
+    def program_at(self, section_index: int, insn: int) -> Program | None:
+        """The program that holds instruction `insn` of a section."""
+        keys = [(program.section_index, program.start) for program in self.programs]
+        at = bisect_right(keys, (section_index, insn)) - 1
+        if at < 0:
+            return None
+        program = self.programs[at]
+        inside = insn < program.start + len(program.insns)
+        return program if program.section_index == section_index and inside else None
+
+    def section_index(self, name: str) -> int:
+        """Index of the first section of this name; 0 when there is none, as libbpf has it."""
+        section = self.elf.section(name)
+        return section.index if section else 0
+
+    def externs(self) -> tuple[Symbol, ...]:
+        """Undefined symbols that a loader has to resolve."""
+        return tuple(
+            symbol
+            for symbol in self.symbols
+            if symbol.section == 0
+            and symbol.type == STT_NOTYPE
+            and symbol.bind in (STB_GLOBAL, STB_WEAK)
+            and symbol.name
+        )
+
+    def line_at(self, section: str, insn: int) -> LineInfo | None:
+        """The source line of an instruction (counted from the section's start)."""
+        lines = [line for line in self.ext.lines if line.section == section]
+        at = bisect_right([line.insn_off for line in lines], insn * INSN_LEN) - 1
+        return lines[at] if at >= 0 else None
+
+
+def _programs(elf: Elf, symbols: tuple[Symbol, ...]) -> tuple[Program, ...]:
+    found = []
+    for section in elf.sections:
+        if section.type != SHT_PROGBITS or not section.flags & SHF_EXECINSTR or not section.data:
+            continue
+        insns = decode(section.data, elf.byte_order)
+        found += [
+            _program(section, symbol, insns, elf.source)
+            for symbol in symbols
+            if symbol.section == section.index and symbol.type == STT_FUNC
+        ]
+    return tuple(sorted(found, key=lambda program: (program.section_index, program.start)))
+
+
+def _program(section: Section, symbol: Symbol, insns: list[Insn], source: str) -> Program:
+    end = symbol.value + symbol.size
+    if symbol.value % INSN_LEN or symbol.size % INSN_LEN or not symbol.size:
+        raise BtfError(
+            f"program '{symbol.name}' is {symbol.size} bytes at {symbol.value} of "
+            f"'{section.name}', not whole instructions",
+            offset=section.offset,
+            field="st_size",
+            source=source,
+        )
+    if end > len(section.data):
+        raise BtfError(
+            f"program '{symbol.name}' ends at {end}, behind its section '{section.name}'",
+            offset=section.offset,
+            field="st_size",
+            source=source,
+        )
+    return Program(
+        name=symbol.name,
+        section=section.name,
+        section_index=section.index,
+        start=symbol.value // INSN_LEN,
+        insns=tuple(insns[symbol.value // INSN_LEN : end // INSN_LEN]),
+        local=symbol.bind == STB_LOCAL,
+        autoload=not section.name.startswith("?"),
+    )
