@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sources → the subject's object and the guest's programs, built once for each content."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from harness import process, subject
+from harness.cache import Cache, sha256_of
+from harness.errors import HarnessError, UsageError
+from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.subject import Subject
+
+_MAKE_TIMEOUT_S = 300.0
+_SOURCE_SUFFIXES = {".c", ".h", ".mk", ".S"}
+_GUESTBIN = Path(__file__).parent / "guestbin"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A subject ready for guests, and the verdict of its `compile` check."""
+
+    subject: Subject
+    compile: CheckResult
+
+
+class CompileError(HarnessError):
+    """The subject's own sources do not build."""
+
+
+def from_manifest(path: Path, cache: Cache, on_progress: Callable[[str], None]) -> Built:
+    """Build what the manifest `path` describes. Raises CompileError with the compiler's words."""
+    manifest = subject.read_manifest(path)
+    head = manifest.subject
+    started = time.monotonic()
+    if head.build == "make":
+        directory = _made(path.parent, f"subject-{head.name}", cache, on_progress)
+    elif head.build == "":
+        directory = path.parent
+    else:
+        raise UsageError(f"{path}: 'build' must be \"make\" or absent, not '{head.build}'")
+    built = Subject(
+        manifest=manifest,
+        object=_there(directory / head.object, path),
+        loader=_there(directory / head.loader, path) if head.loader else None,
+        files=tuple(_there(directory / name, path) for name in head.files),
+    )
+    return Built(subject=built, compile=_judge(built, time.monotonic() - started))
+
+
+def from_object(path: Path) -> Built:
+    """A subject of an object that somebody else compiled. UsageError when it is none."""
+    built = subject.bare(path)
+    return Built(subject=built, compile=_judge(built, 0.0))
+
+
+def objcheck(cache: Cache, on_progress: Callable[[str], None]) -> Path:
+    """The generic loader that runs in guests."""
+    return _made(_GUESTBIN, "guestbin", cache, on_progress) / "objcheck"
+
+
+def compiler() -> str:
+    """The BPF compiler's version line, "" without one."""
+    try:
+        return process.run(["clang", "--version"], timeout_s=20).text.splitlines()[0]
+    except (HarnessError, IndexError):
+        return ""
+
+
+def _made(source: Path, name: str, cache: Cache, on_progress: Callable[[str], None]) -> Path:
+    def fill(directory: Path) -> None:
+        on_progress(f"building {source.name}")
+        done = process.run(
+            ["make", "--no-print-directory", "-C", source, f"OUT={directory}"],
+            timeout_s=_MAKE_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        if done.status != 0:
+            said = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise CompileError(
+                f"'make -C {source}' failed: {_last_lines(said, 40)}",
+                hint="mend the source, or give a compiled object with --object",
+            )
+
+    return cache.entry("build", f"{name}-{_inputs_digest(source)}", fill)
+
+
+def _inputs_digest(source: Path) -> str:
+    """Changes with any source, the compilers and libbpf."""
+    digest = hashlib.sha256()
+    for path in sorted(source.rglob("*")):
+        if path.name == "Makefile" or path.suffix in _SOURCE_SUFFIXES:
+            digest.update(f"{path.relative_to(source)} {sha256_of(path)}\n".encode())
+    for tool in (
+        ["clang", "--version"],
+        ["cc", "--version"],
+        ["pkg-config", "--modversion", "libbpf"],
+    ):
+        try:
+            digest.update(process.run(tool, timeout_s=20, check=False).stdout)
+        except HarnessError:
+            digest.update(b"none\n")
+    return digest.hexdigest()[:20]
+
+
+def _there(path: Path, manifest: Path) -> Path:
+    if not path.is_file():
+        raise UsageError(f"{manifest}: the build made no '{path.name}'")
+    return path
+
+
+def _judge(built: Subject, duration_s: float) -> CheckResult:
+    """Is it a BPF object with BTF and CO-RE records (what every later check stands on)?"""
+    sections = _sections(built.object)
+    missing = [name for name in (".BTF", ".BTF.ext") if name not in sections]
+    size = Figure(name="object size", value=float(built.object.stat().st_size), unit="B")
+    if missing:
+        return CheckResult(
+            check="compile", verdict=Verdict.FAIL, cause=Cause.COMPILE,
+            summary=f"no {' and no '.join(missing)} in '{built.object.name}'",
+            remedy="compile with clang -target bpf -g -O2",
+            figures=(size,), duration_s=duration_s,
+        )  # fmt: skip
+    return CheckResult(
+        check="compile", verdict=Verdict.PASS, summary=compiler(), figures=(size,),
+        evidence=(Evidence(title="sections", text=" ".join(sections)),), duration_s=duration_s,
+    )  # fmt: skip
+
+
+def _sections(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as stream:
+            elf = ELFFile(stream)
+            if elf["e_machine"] != "EM_BPF":
+                raise UsageError(
+                    f"'{path}' is an ELF file for {elf['e_machine']}, not a BPF object",
+                    hint="compile it with clang -target bpf",
+                )
+            return [section.name for section in elf.iter_sections() if section.name]
+    except OSError as error:
+        raise UsageError(f"cannot read the object '{path}': {error.strerror}") from error
+    except (ELFError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        raise UsageError(f"'{path}' is no ELF object: {error}") from error
+
+
+def _last_lines(text: str, count: int) -> str:
+    return "\n".join(text.splitlines()[-count:])
