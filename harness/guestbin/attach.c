@@ -209,10 +209,8 @@ int cmd_attach(int argc, char **argv)
 	if (status)
 		return status;
 	log = log_reserve(&o);
-	if (!log.buf) {
-		js_error_line("log-size", NULL, "cannot reserve %zu bytes for the log", o.log_size);
+	if (!log.answer)
 		return EXIT_USAGE;
-	}
 	/* before anything is attached: a signal must never leave something behind unreported */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);

@@ -13,7 +13,8 @@
 /* Call number that libbpf writes over an instruction whose CO-RE relocation did not resolve. */
 #define POISON_RELO "unknown#195896080"
 
-enum { SUMMARY_BYTES = 4096 };
+/* v7.3 has a line for each of up to 256 subprograms */
+enum { SUMMARY_BYTES = 32 * 1024 };
 
 static uint64_t now_us(void)
 {
@@ -23,14 +24,23 @@ static uint64_t now_us(void)
 	return ts.tv_sec * UINT64_C(1000000) + ts.tv_nsec / 1000;
 }
 
-struct log_buf log_reserve(const struct options *o)
+static char *reserve(size_t size)
 {
-	char *buf = mmap(NULL, o->log_size, PROT_READ | PROT_WRITE,
+	char *buf = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (buf == MAP_FAILED)
-		return (struct log_buf){};
-	return (struct log_buf){ buf, o->log_size };
+	return buf == MAP_FAILED ? NULL : buf;
+}
+
+/* Nothing set: no memory, after an error line. */
+struct log_buf log_reserve(const struct options *o)
+{
+	struct log_buf log = { reserve(o->log_size), reserve(o->log_size), o->log_size };
+
+	if (log.answer && log.trace)
+		return log;
+	js_error_line("log-size", NULL, "cannot reserve %zu bytes for the log", o->log_size);
+	return (struct log_buf){};
 }
 
 /* ---- which stage refused ---- */
@@ -137,9 +147,24 @@ static void classify(struct attempt *a, const char *log)
 	}
 }
 
+/* The end of a log: what it says last, and the figures. */
+static const char *log_end(const char *log)
+{
+	const char *figures = NULL, *next;
+	size_t n = strlen(log), before = SUMMARY_BYTES / 8, start;
+
+	for (next = strstr(log, "\nverification time "); next; next = strstr(next + 1, "\nverification time "))
+		figures = next;
+	start = figures ? (size_t)(figures - log) : n;
+	start = start > before ? start - before : 0;
+	if (n - start > SUMMARY_BYTES)
+		start = n - SUMMARY_BYTES;
+	return log + start;
+}
+
 /* ---- one try, and the tries that an answer needs ---- */
 
-static void try_load(const struct options *o, const char *only, struct log_buf log, int level,
+static void try_load(const struct options *o, const char *only, char *buf, int level,
 		     struct attempt *a)
 {
 	struct bpf_program *prog;
@@ -149,7 +174,7 @@ static void try_load(const struct options *o, const char *only, struct log_buf l
 
 	bpf_object__close(a->obj);
 	free(a->message);
-	log.buf[0] = '\0';
+	buf[0] = '\0';
 	opened = object_open(o, only ? AUTOLOAD_ONE : AUTOLOAD_TOGETHER, only);
 	a->obj = opened.obj;
 	a->level = level;
@@ -162,24 +187,17 @@ static void try_load(const struct options *o, const char *only, struct log_buf l
 		return;
 	}
 	bpf_object__for_each_program(prog, opened.obj) {
-		bpf_program__set_log_buf(prog, log.buf, log.size);
+		bpf_program__set_log_buf(prog, buf, o->log_size);
 		bpf_program__set_log_level(prog, level);
 	}
 	start = now_us();
 	err = bpf_object__load(opened.obj);
 	a->load_us = now_us() - start;
 	a->err = err < 0 ? -err : 0;
-	log.buf[log.size - 1] = '\0';
+	buf[o->log_size - 1] = '\0';
 	if (a->err)
-		classify(a, log.buf);
+		classify(a, buf);
 	a->message = strdup(capture_warnings());
-}
-
-static char *text_tail(const char *text, size_t most)
-{
-	size_t n = strlen(text);
-
-	return strdup(n > most ? text + n - most : text);
 }
 
 /* Asks a rejected program again, only for the words: the answer, its figures and its time stay. */
@@ -188,7 +206,7 @@ static void add_trace(const struct options *o, const char *only, struct log_buf 
 {
 	struct attempt trace = {};
 
-	try_load(o, only, log, LOG_STATS | LOG_TRACE, &trace);
+	try_load(o, only, log.trace, LOG_STATS | LOG_TRACE, &trace);
 	a->level = trace.level;
 	a->truncated = trace.err == ENOSPC;	/* before v6.4 the head of the trace is kept */
 	if (trace.err && trace.reason && !strcmp(trace.reason, "core-relocation"))
@@ -204,25 +222,32 @@ static void add_trace(const struct options *o, const char *only, struct log_buf 
 struct attempt load_attempt(const struct options *o, const char *only, struct log_buf log)
 {
 	int level = o->log_level < 0 ? LOG_STATS : o->log_level;
+	bool traced = level & (LOG_TRACE | LOG_TRACE_STATES);
 	struct attempt a = {};
 
-	try_load(o, only, log, level, &a);
-	if (a.err == ENOSPC && level != LOG_STATS && level) {
-		a.truncated = true;
-		try_load(o, only, log, LOG_STATS, &a);
+	log.trace[0] = log.answer[0] = '\0';
+	try_load(o, only, traced ? log.trace : log.answer, level, &a);
+	if (traced && a.err != ENOSPC) {
+		strcpy(log.answer, log_end(log.trace));
+		return a;
 	}
 	if (a.err == ENOSPC) {
-		/* Only kernels before v5.2 get here: they take any level above 1 for a full trace. */
 		a.truncated = true;
-		try_load(o, only, log, 0, &a);
+		try_load(o, only, log.answer, LOG_STATS, &a);
+		a.level |= level;
+	}
+	if (a.err == ENOSPC) {
+		/* Kernels before v5.2 come here: they take any level above 1 for a full trace. */
+		strcpy(log.trace, log.answer);
+		try_load(o, only, log.answer, 0, &a);
+		a.level = level;
 		if (a.err == ENOSPC) {	/* refused without a log; libbpf asked once more, with one */
 			a.stage = "verifier";
 			a.reason = "verifier-rejected";
 		}
 	}
-	a.summary = text_tail(log.buf, SUMMARY_BYTES);
 	/* the trace of a million instructions takes long and helps nobody who did not ask for it */
-	if (a.err && !a.truncated && o->log_level < 0 && *log.buf &&
+	if (a.err && !a.truncated && o->log_level < 0 && *log.answer &&
 	    strcmp(a.reason, "program-too-complex"))
 		add_trace(o, only, log, &a);
 	return a;
@@ -233,61 +258,10 @@ void attempt_free(struct attempt *a)
 	bpf_object__close(a->obj);
 	free(a->message);
 	free(a->failed);
-	free(a->summary);
 	*a = (struct attempt){};
 }
 
 /* ---- lines ---- */
-
-static const char *last(const char *log, const char *needle)
-{
-	const char *hit = NULL, *next;
-
-	for (next = strstr(log, needle); next; next = strstr(next + 1, needle))
-		hit = next;
-	return hit;
-}
-
-/* "processed N insns (limit L) max_states_per_insn A total_states B peak_states C mark_read D" */
-static void stats_object(const char *log)
-{
-	unsigned long long v[6] = {}, usec = 0;
-	const char *line = last(log, "processed "), *stack = last(log, "stack depth "), *time;
-	int n = 0;
-
-	if (line)
-		n = sscanf(line, "processed %llu insns (limit %llu) max_states_per_insn %llu "
-			   "total_states %llu peak_states %llu mark_read %llu",
-			   &v[0], &v[1], &v[2], &v[3], &v[4], &v[5]);
-	if (n < 1) {
-		js_null("stats");
-		return;
-	}
-	js_object("stats");
-	js_u64("processed", v[0]);
-	if (n < 2)	/* up to v5.1: "processed N insns (limit L), stack depth a+b" */
-		n = sscanf(line, "processed %*u insns (limit %llu)", &v[1]) == 1 ? 2 : 1;
-	js_maybe("limit", n > 1, v[1]);
-	js_maybe("max_states_per_insn", n > 2, v[2]);
-	js_maybe("total_states", n > 3, v[3]);
-	js_maybe("peak_states", n > 4, v[4]);
-	js_maybe("mark_read", n > 5, v[5]);
-	js_array("stack");
-	if (stack) {
-		char *end;
-
-		for (stack += strlen("stack depth "); isdigit(*stack); stack = end) {
-			js_u64(NULL, strtoull(stack, &end, 10));
-			if (*end == '+')
-				end++;
-		}
-	}
-	js_close();
-	time = last(log, "verification time ");
-	n = time ? sscanf(time, "verification time %llu usec", &usec) : 0;
-	js_maybe("verification_us", n == 1, usec);
-	js_close();
-}
 
 static char *write_log(const struct options *o, const char *name, const char *log)
 {
@@ -310,21 +284,18 @@ static char *write_log(const struct options *o, const char *name, const char *lo
 	return path;
 }
 
-static void log_fields(const struct options *o, const struct attempt *a, const char *log,
+static void log_fields(const struct options *o, const struct attempt *a, struct log_buf log,
 		       const char *path)
 {
-	size_t len = strlen(log), tail = len < o->tail ? len : o->tail;
+	size_t len = strlen(log.trace), tail = len < o->tail ? len : o->tail;
 
 	js_i64("log_level", a->level);
 	js_u64("log_bytes", len);
 	js_bool("log_truncated", a->truncated);
 	js_str("log_file", path);
-	if (strcmp(log, a->summary))
-		js_strn("log", log + len - tail, tail);
-	else
-		js_null("log");		/* the summary is all of it */
-	js_str("summary", a->summary);
-	stats_object(a->summary);
+	js_strn("log", log.trace + len - tail, tail);
+	js_str("summary", log_end(log.answer));
+	stats_object(log.answer);
 }
 
 static void outcome_fields(const struct attempt *a)
@@ -341,16 +312,16 @@ static void info_fields(struct bpf_program *prog)
 {
 	struct bpf_prog_info info = {};
 	uint32_t len = sizeof(info);
+	int fd = prog ? bpf_program__fd(prog) : -1;
+	bool known = fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len);
 
-	if (bpf_program__fd(prog) < 0 || bpf_obj_get_info_by_fd(bpf_program__fd(prog), &info, &len))
-		return;
 	/* zero before v5.16, where the kernel does not fill it in */
 	js_maybe("verified_insns", info.verified_insns, info.verified_insns);
-	js_u64("xlated_bytes", info.xlated_prog_len);
-	js_u64("jited_bytes", info.jited_prog_len);
+	js_maybe("xlated_bytes", known, info.xlated_prog_len);
+	js_maybe("jited_bytes", known, info.jited_prog_len);
 }
 
-/* "struct sock.nope (0:1 @ offset 8)": what libbpf could not find; up to the end of its line */
+/* "<byte_off> [5] struct x.y (0:0 @ offset 0)": what libbpf could not find; up to the end of its line */
 static void relocation_field(const char *log)
 {
 	static const char what[] = "failed to resolve CO-RE relocation ";
@@ -366,7 +337,7 @@ static void program_line(const struct options *o, const struct prog_name *name, 
 {
 	struct attempt a = load_attempt(o, name->name, log);
 	struct bpf_program *prog = a.obj ? bpf_object__find_program_by_name(a.obj, name->name) : NULL;
-	char *path = write_log(o, name->name, log.buf);
+	char *path = write_log(o, name->name, *log.trace ? log.trace : log.answer);
 
 	js_line("program");
 	js_str("name", name->name);
@@ -375,10 +346,10 @@ static void program_line(const struct options *o, const struct prog_name *name, 
 	js_u64("insns", prog ? bpf_program__insn_cnt(prog) : 0);
 	js_bool("optional", name->optional);
 	outcome_fields(&a);
-	relocation_field(log.buf);
-	if (prog)
-		info_fields(prog);
-	log_fields(o, &a, log.buf, path);
+	relocation_field(log.trace);
+	info_fields(prog);
+	stack_chain(prog, log.answer);
+	log_fields(o, &a, log, path);
 	js_end();
 	free(path);
 	attempt_free(&a);
@@ -422,8 +393,8 @@ void together_line(const struct options *o, const struct attempt *a, struct log_
 	if (a->obj && !a->err)
 		map_memory(a->obj);
 	if (a->err) {
-		relocation_field(log.buf);
-		log_fields(o, a, log.buf, NULL);
+		relocation_field(log.trace);
+		log_fields(o, a, log, NULL);
 	}
 	js_end();
 }
@@ -443,10 +414,8 @@ int cmd_load(int argc, char **argv)
 	if (status)
 		return status;
 	log = log_reserve(&o);
-	if (!log.buf) {
-		js_error_line("log-size", NULL, "cannot reserve %zu bytes for the log", o.log_size);
+	if (!log.answer)
 		return EXIT_USAGE;
-	}
 	object_line(&o);
 	names = object_programs(&o);
 	for (i = 0; i < names.n; i++)

@@ -110,10 +110,15 @@ struct prog_names {
 struct prog_names object_programs(const struct options *o);
 long fd_memlock(int fd);	/* bytes from fdinfo, -1 unknown */
 
+/* ---- stats.c ---- */
+void stats_object(const char *log);	/* "stats": the verifier's figures, or null */
+void stack_chain(struct bpf_program *prog, const char *log);	/* prog may be NULL; "stack_chain", or null */
+
 /* ---- load.c ---- */
 struct log_buf {
-	char *buf;		/* reserved, not resident */
-	size_t size;
+	char *answer;		/* log of the try that decides; reserved, not resident */
+	char *trace;		/* log of the try that walks through the program, if any */
+	size_t size;		/* of each */
 };
 
 struct attempt {
@@ -123,9 +128,8 @@ struct attempt {
 	const char *reason;
 	char *message;		/* what libbpf warned of */
 	char *failed;		/* program that libbpf blamed, or NULL */
-	char *summary;		/* log of the try that gave the answer: no trace, bounded */
-	int level;		/* log level of the text in the buffer */
-	bool truncated;		/* some try ended with ENOSPC */
+	int level;		/* log level of the last try whose text is kept */
+	bool truncated;		/* some try ended with ENOSPC: its log is not whole */
 	uint64_t load_us;	/* the try that gave the answer */
 };
 

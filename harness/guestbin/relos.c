@@ -58,10 +58,8 @@ int cmd_dump_relos(int argc, char **argv)
 	if (status)
 		return status;
 	log = log_reserve(&o);
-	if (!log.buf) {
-		js_error_line("log-size", NULL, "cannot reserve %zu bytes for the log", o.log_size);
+	if (!log.answer)
 		return EXIT_USAGE;
-	}
 	object_line(&o);
 	names = object_programs(&o);
 	for (i = 0; i < names.n; i++) {
