@@ -31,6 +31,8 @@ _URL = re.compile(r"(?:https?|file|copy)://?/?[^\s\[\]'\"\\]+")
 _UPDATE_TIMEOUT_S = 300.0
 _DOWNLOAD_TIMEOUT_S = 1800.0
 _CHUNK_BYTES = 1 << 20
+_MISSING = re.compile(r"\b(?:404|410) |No such file")
+_CLUTTER = re.compile(r"Failed to fetch \S+\s+|\s*\[IP: [^]]*\]")
 _MAX_STANZA_BYTES = 1 << 20
 
 # The machine's update hooks are none of our business (docker-clean, appstream, apt-file).
@@ -62,6 +64,10 @@ class Package:
     sha256: str
     archive: Archive
     suite: str
+
+
+class MissingFileError(UnavailableError):
+    """The server answered, and does not have the file."""
 
 
 def checked_url(url: str, origin: str) -> str:
@@ -110,17 +116,24 @@ def download(url: str, target: Path, *, sha256: str, timeout_s: float = 30.0) ->
         raise UnavailableError("no apt on this machine", hint="name a kernel with --kernel-dir")
     done = process.run(
         [
-            APT_HELPER, "download-file", url, target, f"SHA256:{sha256}",
+            APT_HELPER, "download-file", _copied(url), target, f"SHA256:{sha256}",
             "-o", f"Acquire::http::Timeout={timeout_s:g}",
             "-o", f"Acquire::https::Timeout={timeout_s:g}",
         ],
         timeout_s=_DOWNLOAD_TIMEOUT_S, check=False, env=_ENV,
     )  # fmt: skip
     if done.status != 0:
-        raise UnavailableError(f"{url}: {_complaint(done)}")
+        why = _complaint(done)
+        kind = MissingFileError if _MISSING.search(why) else UnavailableError
+        raise kind(f"{url}: {why}")
     found = sha256_of(target)
     if found != sha256:
         raise UnavailableError(f"{url}: sha256 is {found}, not {sha256}")
+
+
+def _copied(url: str) -> str:
+    """apt's file: method makes a link to the original, its copy: method a file of our own."""
+    return f"copy:{url.removeprefix('file:')}" if url.startswith("file:") else url
 
 
 def probe(url: str, scratch: Path, *, deadline_s: float) -> str:
@@ -144,6 +157,11 @@ def probe(url: str, scratch: Path, *, deadline_s: float) -> str:
     return "" if done.status == 0 else _complaint(done)
 
 
+# What apt adds to every failure.
+_NOISE = (
+    "Download Failed",
+    "Some index files failed to download. They have been ignored, or old ones used instead.",
+)
 _ENV = {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -265,7 +283,7 @@ def _complaint(done: process.Completed) -> str:
     lines = [line.strip() for line in _said(done).splitlines()]
     for mark in ("E: ", "W: ", "Err:"):
         found = [line.removeprefix(mark) for line in lines if line.startswith(mark)]
-        found = [line for line in found if line not in ("Download Failed",)]
+        found = [_CLUTTER.sub("", line) for line in found if line not in _NOISE]
         if found:
             return "; ".join(dict.fromkeys(found))[:400]
     return f"apt ended with status {done.status}"

@@ -68,17 +68,25 @@ def fetch(file: DebFile, urls: Urls, cache: Cache, on_progress: Progress) -> Pat
 
     def fill(directory: Path) -> None:
         target = directory / "package.deb"
-        reasons: list[str] = []
-        for url in urls(file):
-            on_progress(f"downloading {file.package} ({file.size / 1e6:.0f} MB)")
-            try:
-                apt.download(url, target, sha256=file.sha256)
-            except UnavailableError as error:
-                target.unlink(missing_ok=True)
-                reasons.append(error.message)
-            else:
-                return
-        raise UnavailableError("; ".join(reasons) or f"nowhere to have {file.package} from")
+        failures: list[UnavailableError] = []
+        try:
+            for url in urls(file):
+                on_progress(f"downloading {file.package} ({file.size / 1e6:.1f} MB)")
+                try:
+                    apt.download(url, target, sha256=file.sha256)
+                except UnavailableError as error:
+                    target.unlink(missing_ok=True)
+                    failures.append(error)
+                else:
+                    return
+        except UnavailableError as error:  # no further address can be had
+            failures.append(error)
+        gone = all(isinstance(error, apt.MissingFileError) for error in failures)
+        kind = apt.MissingFileError if failures and gone else UnavailableError
+        raise kind(
+            "; ".join(error.message for error in failures) or f"no address for {file.package}",
+            hint=next((error.hint for error in failures if error.hint), ""),
+        )
 
     return cache.entry("debs", file.sha256, fill) / "package.deb"
 

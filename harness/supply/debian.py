@@ -40,37 +40,41 @@ def upstream_series(version: str) -> str:
     return match[1] if match else ""
 
 
-def choose(kernel: Kernel, packages: Iterable[Package]) -> Choice:
-    """The oldest or newest image of the kernel's series, with what belongs to it.
+def choose(kernel: Kernel, packages: Iterable[Package]) -> list[Choice]:
+    """What the entry means, best first: its series' oldest or newest image, then the next ones.
 
     The cloud flavour boots anywhere we do and is half the size; the plain one stands in where a
     series has none. A signed image is preferred to the same one unsigned.
     """
     mine = [package for package in packages if upstream_series(package.version) == kernel.series]
     images = [image for package in mine if (image := _image(package, kernel.arch))]
-    cloud = [image for image in images if image.cloud]
-    candidates = cloud or images
+    candidates = [image for image in images if image.cloud] or images
     if not candidates:
         raise UnavailableError(f"no package of the {kernel.series} series for {kernel.arch}")
-    edge = max if kernel.pick is Pick.NEWEST else min
-    version = edge((image.package.version for image in candidates), key=Version)
-    of_version = [image for image in candidates if image.package.version == version]
-    # Two kernels of one version: the higher ABI is the newer build.
-    image = min(of_version, key=lambda image: (image.unsigned, image.package.name))
-    files = [_file(Role.IMAGE, image.package)]
-    by_name = {p.name: p for p in mine if p.version == version}
-    release = image.package.name.removesuffix("-unsigned").split("-", 2)[2]
-    base = by_name.get(f"linux-base-{release}")
-    if base is not None:
+    versions = sorted(
+        {image.package.version for image in candidates},
+        key=Version,
+        reverse=kernel.pick is Pick.NEWEST,
+    )
+    choices: list[Choice] = []
+    for version in versions:
+        of_version = [image for image in candidates if image.package.version == version]
+        image = min(of_version, key=lambda image: (image.unsigned, image.package.name))
+        choices.append(_with_companions(kernel, image.package, mine))
+    return choices
+
+
+def _with_companions(kernel: Kernel, image: Package, packages: Iterable[Package]) -> Choice:
+    """The image, its split-off base package, and its debug package if BTF is to be made."""
+    by_name = {package.name: package for package in packages if package.version == image.version}
+    release = image.name.removesuffix("-unsigned").split("-", 2)[2]
+    files = [_file(Role.IMAGE, image)]
+    if base := by_name.get(f"linux-base-{release}"):
         files.append(_file(Role.BASE, base))
-    if kernel.btf is Btf.DEBUG_PACKAGE:
-        debug = by_name.get(f"linux-image-{release}-dbg")
-        if debug is None:
-            raise UnavailableError(
-                f"{image.package.name} {version} has no -dbg package to make BTF from"
-            )
+    debug = by_name.get(f"linux-image-{release}-dbg")
+    if kernel.btf is Btf.DEBUG_PACKAGE and debug is not None:
         files.append(_file(Role.DEBUG, debug))
-    return Choice(version=version, files=tuple(files))
+    return Choice(version=image.version, files=tuple(files))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

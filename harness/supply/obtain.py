@@ -14,12 +14,13 @@ from harness.cache import Cache
 from harness.catalogue import DebianSource, Kernel, OciSource, SnapshotSource
 from harness.errors import HarnessError, UnavailableError
 from harness.supply import bundle, debian, mirror, oci, snapshot
-from harness.supply.apt import Package, Suite, kernel_packages
+from harness.supply.apt import MissingFileError, Package, Suite, kernel_packages
 from harness.supply.bundle import Progress, Urls
 from harness.supply.files import KernelFiles
 from harness.supply.lock import DebFile, Lock, LockedKernel, read_lock, write_lock
 
 _PARALLEL_UPDATES = 4
+_MOST_ALTERNATIVES = 10
 
 
 def obtain(
@@ -132,10 +133,32 @@ def _from_source(
 ) -> KernelFiles:  # fmt: skip
     if isinstance(source, OciSource):
         return oci.obtain(kernel.name, source.image, kernel.arch, cache, on_progress)
+    return _resolved(kernel, source, cache, on_progress)[1]
+
+
+def _resolved(
+    kernel: Kernel, source: DebianSource | SnapshotSource, cache: Cache, on_progress: Progress
+) -> tuple[debian.Choice, KernelFiles]:
+    """What the entry means at this source, and its files.
+
+    A server's index may name packages it no longer has (or not yet): the next one then stands in.
+    """
     suites, urls, server = _opened(kernel, source)
-    choice = _chosen(kernel, suites, cache, on_progress)
-    found = bundle.from_packages(kernel.name, choice.files, urls, cache, on_progress)
-    return replace(found, source=_sentence(server, choice.files[0], choice.version))
+    choices = _chosen(kernel, suites, cache, on_progress)
+    gone: list[MissingFileError] = []
+    for choice in choices[:_MOST_ALTERNATIVES]:
+        try:
+            found = bundle.from_packages(kernel.name, choice.files, urls, cache, on_progress)
+        except MissingFileError as error:
+            gone.append(error)
+            continue
+        sentence = _sentence(server, choice.files[0], choice.version)
+        if gone:
+            note = f"{choices[0].version} is listed, but its package is missing there"
+            found = replace(found, note="; ".join(filter(None, [note, found.note])))
+        return choice, replace(found, source=sentence)
+    others = f", and {len(gone) - 1} older or newer ones neither" if len(gone) > 1 else ""
+    raise UnavailableError(f"{gone[0].message}{others}")
 
 
 def _opened(kernel: Kernel, source: DebianSource | SnapshotSource) -> tuple[list[Suite], Urls, str]:
@@ -160,8 +183,8 @@ def _mirror_suite(ours: mirror.Mirror, name: str) -> Suite:
 
 def _chosen(
     kernel: Kernel, suites: Sequence[Suite], cache: Cache, on_progress: Progress
-) -> debian.Choice:
-    """What the kernel means in these suites; a suite that fails is an error: it may hold it."""
+) -> list[debian.Choice]:
+    """What the kernel means in these suites, best first; a suite that fails is an error: it may hold it."""
     on_progress(f"reading the index of {', '.join(suite.name for suite in suites)}")
     with ThreadPoolExecutor(_PARALLEL_UPDATES) as pool:
         results = list(pool.map(lambda suite: _index(suite, kernel.arch, cache), suites))
@@ -190,14 +213,12 @@ def _resolve(
         if isinstance(source, OciSource):
             continue
         try:
-            suites, urls, _ = _opened(kernel, source)
-            choice = _chosen(kernel, suites, cache, on_progress)
-            if old is not None and (old.version, old.files) == (choice.version, choice.files):
-                return old
-            found = bundle.from_packages(kernel.name, choice.files, urls, cache, on_progress)
+            choice, found = _resolved(kernel, source, cache, on_progress)
         except UnavailableError as error:
             reasons.append(error.message)
             continue
+        if old is not None and (old.version, old.files) == (choice.version, choice.files):
+            return old
         return LockedKernel(
             name=kernel.name,
             version=choice.version,

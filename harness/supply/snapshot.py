@@ -56,4 +56,4 @@ def _why_not(base: str) -> str:
     with tempfile.TemporaryDirectory(prefix="kernel-matrix-") as scratch:
         why = probe(f"{base}/archive/debian/", Path(scratch) / "probe", deadline_s=PROBE_DEADLINE_S)
     # An answer of any status is an answer: only the real request knows whether the file is there.
-    return "" if re.search(r"  [1-5][0-9]{2} ", why) else why
+    return "" if re.match(r"[1-5][0-9]{2} ", why) else why
