@@ -65,6 +65,8 @@ class BpfObject:
     programs: tuple[Program, ...]  # by section index, then offset: libbpf's order
     symbols: tuple[Symbol, ...]
     relocations: dict[int, tuple[ElfRelocation, ...]]  # by the index of the relocated section
+    _starts: tuple[tuple[int, int], ...]  # of the programs, for bisection
+    _lines: dict[str, list[LineInfo]]  # by section, ascending
 
     @classmethod
     def from_file(cls, path: Path | str) -> BpfObject:
@@ -93,18 +95,26 @@ class BpfObject:
         ext = BtfExt()
         if btf is not None and ext_blob is not None and ext_blob.data:
             ext = BtfExt.parse(ext_blob.data, btf)
+        programs = _programs(elf, symbols)
+        lines: dict[str, list[LineInfo]] = {}
+        for line in ext.lines:
+            lines.setdefault(line.section, []).append(line)
+        for of_section in lines.values():
+            of_section.sort(key=_line_offset)
         return cls(
             source=source,
             elf=elf,
             btf=btf,
             ext=ext,
-            programs=_programs(elf, symbols),
+            programs=programs,
             symbols=symbols,
             relocations={
                 section.info: elf.relocations(section)
                 for section in elf.sections
                 if section.type in (SHT_REL, SHT_RELA)
             },
+            _starts=tuple((program.section_index, program.start) for program in programs),
+            _lines=lines,
         )
 
     @property
@@ -117,8 +127,7 @@ class BpfObject:
 
     def program_at(self, section_index: int, insn: int) -> Program | None:
         """The program that holds instruction `insn` of a section."""
-        keys = [(program.section_index, program.start) for program in self.programs]
-        at = bisect_right(keys, (section_index, insn)) - 1
+        at = bisect_right(self._starts, (section_index, insn)) - 1
         if at < 0:
             return None
         program = self.programs[at]
@@ -143,9 +152,13 @@ class BpfObject:
 
     def line_at(self, section: str, insn: int) -> LineInfo | None:
         """The source line of an instruction (counted from the section's start)."""
-        lines = [line for line in self.ext.lines if line.section == section]
-        at = bisect_right([line.insn_off for line in lines], insn * INSN_LEN) - 1
+        lines = self._lines.get(section, [])
+        at = bisect_right(lines, insn * INSN_LEN, key=_line_offset) - 1
         return lines[at] if at >= 0 else None
+
+
+def _line_offset(line: LineInfo) -> int:
+    return line.insn_off
 
 
 def _programs(elf: Elf, symbols: tuple[Symbol, ...]) -> tuple[Program, ...]:
