@@ -91,9 +91,7 @@ static char *probed_symbol(const char *section)
 	return NULL;
 }
 
-enum found { ABSENT, PRESENT, CANNOT_TELL };
-
-static enum found in_kallsyms(const char *symbol)
+enum found in_kallsyms(const char *symbol)
 {
 	char line[512], name[256];
 	enum found found = CANNOT_TELL;

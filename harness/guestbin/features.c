@@ -142,7 +142,7 @@ static void insn_features(void)
 {
 	js_object("insns");
 	js_bool("atomic_add", atomic(BPF_ADD));
-	js_bool("atomic_fetch_add", atomic(BPF_ADD | BPF_FETCH));
+	js_bool("atomic_fetch", atomic(BPF_ADD | BPF_FETCH));
 	js_bool("atomic_xchg", atomic(BPF_XCHG));
 	js_bool("atomic_cmpxchg", atomic(BPF_CMPXCHG));
 	js_bool("load_acquire", load_acquire());
@@ -391,14 +391,18 @@ static void config_features(void)
 	js_close();
 }
 
+/* features [--ksym NAME ...]: is there such a kernel function, as far as a probe can see */
 int cmd_features(int argc, char **argv)
 {
 	struct utsname uts;
 	struct sysinfo si;
+	int i;
 
-	if (argc != 1) {
-		js_error_line("usage", argv[1], "features takes no argument");
-		return EXIT_USAGE;
+	for (i = 1; i < argc; i += 2) {
+		if (strcmp(argv[i], "--ksym") || i + 1 == argc) {
+			js_error_line("usage", argv[i], "features takes --ksym NAME, not '%s'", argv[i]);
+			return EXIT_USAGE;
+		}
 	}
 	js_line("features");
 	uname(&uts);
@@ -418,6 +422,16 @@ int cmd_features(int argc, char **argv)
 	js_object("helpers");
 	helper_features("kprobe", BPF_PROG_TYPE_KPROBE);
 	helper_features("socket_filter", BPF_PROG_TYPE_SOCKET_FILTER);
+	js_close();
+	js_object("ksyms");
+	for (i = 2; i < argc; i += 2) {
+		enum found found = in_kallsyms(argv[i]);
+
+		if (found == CANNOT_TELL)
+			js_null(argv[i]);
+		else
+			js_bool(argv[i], found == PRESENT);
+	}
 	js_close();
 	config_features();
 	js_end();

@@ -140,6 +140,8 @@ void together_line(const struct options *o, const struct attempt *a, struct log_
 int cmd_load(int argc, char **argv);
 
 /* ---- the other commands ---- */
+enum found { ABSENT, PRESENT, CANNOT_TELL };
+enum found in_kallsyms(const char *symbol);
 int cmd_attach(int argc, char **argv);
 int cmd_features(int argc, char **argv);
 int cmd_dump_relos(int argc, char **argv);
