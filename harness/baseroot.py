@@ -28,16 +28,24 @@ SUITE = "trixie"
 _PACKAGES = (
     "qemu-system-x86", "busybox-static", "qemu-guest-agent",     # any guest
     "dnsperf", "nsd",                                            # traffic checks
-    "python3-minimal", "libpython3-stdlib", "cpio", "coreutils",  # the container's own side
+    "bash",                                                      # scripts carried into it
+    # the container's own side
+    "python3-minimal", "libpython3-stdlib", "cpio", "coreutils", "util-linux",
 )  # fmt: skip
 _REMOVED = (
     "usr/bin/qemu-system-i386", "usr/bin/qemu-system-x86_64-microvm", "usr/share/doc",
     "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/zoneinfo", "var/cache",
     "var/lib/apt", "dev",
 )  # fmt: skip
-_RECIPE = 3  # raise it when what is made below changes
+_RECIPE = 4  # raise it when what is made below changes
 _TIMEOUT_S = 900.0
-_GUEST_PROGRAMS = ("/usr/sbin/qemu-ga", "/usr/bin/dnsperf", "/usr/sbin/nsd")
+_GUEST_PROGRAMS = ("/usr/sbin/qemu-ga", "/usr/bin/dnsperf", "/usr/sbin/nsd", "/bin/bash")
+# Where scripts look for their interpreter, and what is really there.
+_GUEST_LINKS = {"/usr/bin/env": "/bin/busybox", "/usr/bin/bash": "/bin/bash"}
+# Paths of a merged /usr (base-files makes them, which is not among our packages).
+_MERGED = ("bin", "sbin", "lib", "lib64")
+# Our own programs of the guest: source beside this file -> where it goes.
+_OWN_PROGRAMS = {"init.c": "/init", "command.c": "/usr/bin/km-command"}
 _NSD_CONF = """\
 server:
   ip-address: 127.0.0.1
@@ -108,24 +116,24 @@ def obtain(cache: Cache, on_progress: Callable[[str], None]) -> BaseRoot:
 
 
 def guest_archive(root: BaseRoot, cache: Cache, on_progress: Callable[[str], None]) -> Path:
-    """The initramfs that every guest starts from: init, busybox, qemu-ga, dnsperf, nsd."""
-    source = Path(__file__).parent / "guestbin" / "init.c"
+    """The initramfs that every guest starts from: init, busybox, bash, qemu-ga, dnsperf, nsd."""
+    sources = Path(__file__).parent / "guestbin"
     key = _digest(
-        repr((root.directory.name, _GUEST_PROGRAMS, _NSD_CONF, _ZONE, _RECIPE))
-        + source.read_text(encoding="utf-8")
+        repr((root.directory.name, _GUEST_PROGRAMS, _GUEST_LINKS, _NSD_CONF, _ZONE, _RECIPE))
+        + "".join((sources / name).read_text(encoding="utf-8") for name in _OWN_PROGRAMS)
     )
 
     def fill(directory: Path) -> None:
         on_progress("packing the guest's base archive")
         with tempfile.TemporaryDirectory(prefix="guest-", dir=directory) as name:
-            _pack_guest(root, source, Path(name), directory / "base.cpio")
+            _pack_guest(root, sources, Path(name), directory / "base.cpio")
 
     return cache.entry("guest", key, fill) / "base.cpio"
 
 
 def _mmdebstrap(directory: Path) -> None:
     source = mirror.find_mirror()
-    tree = directory / "root"
+    tree = directory / ".tree"  # no name that a root itself has
     process.run(
         ["mmdebstrap", "--quiet", "--variant=extract",
          *(f"--keyring={keyring}" for keyring in apt.keyrings(past=False)),
@@ -146,16 +154,20 @@ def _mmdebstrap(directory: Path) -> None:
     for child in list(tree.iterdir()):
         child.rename(directory / child.name)
     tree.rmdir()
+    for name in _MERGED:
+        if not (directory / name).exists():
+            (directory / name).symlink_to(f"usr/{name}")
 
 
-def _pack_guest(root: BaseRoot, source: Path, work: Path, archive: Path) -> None:
-    init = work / "init"
-    process.run(
-        ["cc", "-static", "-O2", "-Wall", "-o", str(init), str(source)], timeout_s=60,
-        hint="inv doctor names the compiler's package",
-    )  # fmt: skip
+def _pack_guest(root: BaseRoot, sources: Path, work: Path, archive: Path) -> None:
     files = closure.closure(root.directory, _GUEST_PROGRAMS)
-    files["/init"] = init
+    for source, inside in _OWN_PROGRAMS.items():
+        program = work / Path(source).stem
+        process.run(
+            ["cc", "-static", "-O2", "-Wall", "-o", program, sources / source], timeout_s=60,
+            hint="inv doctor names the compiler's package",
+        )  # fmt: skip
+        files[inside] = program
     busybox = root.directory / "usr/bin/busybox"
     files["/bin/busybox"] = busybox
     texts = {
@@ -172,9 +184,8 @@ def _pack_guest(root: BaseRoot, source: Path, work: Path, archive: Path) -> None
         empty.mkdir(parents=True)
         files[f"/{name}"] = empty
     applets = process.run([busybox, "--list"], timeout_s=10).text.split()
-    initramfs.pack(
-        files, archive, links={f"/bin/{name}": "busybox" for name in applets if name != "busybox"}
-    )
+    links = {f"/bin/{name}": "busybox" for name in applets if name != "busybox"}
+    initramfs.pack(files, archive, links=links | _GUEST_LINKS)
 
 
 def _digest(text: str) -> str:
