@@ -50,9 +50,8 @@ class Btf(StrEnum):
 
 
 class Feature(StrEnum):
-    """What a series may be expected to lack; the guest's probe checks the expectation."""
+    """What a series is too old for, however it was built; the guest's probe checks that."""
 
-    BTF = "btf"
     FENTRY = "fentry"
     KPROBE_MULTI = "kprobe-multi"
     RINGBUF = "ringbuf"
