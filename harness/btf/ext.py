@@ -148,6 +148,8 @@ def _segment(
     words = struct.Struct(f"{mark}{minimum // 4}I")
     records: list[tuple[str, int, tuple[int, ...]]] = []
     at = start + 4
+    if at == end:
+        raise _error(f"{name} has no records", start, f"{name}_len")
     while at < end:
         if end - at < 8:
             raise _error(f"{name} has a cut off block header", at, "sec_name_off")

@@ -153,7 +153,6 @@ class ObjectBuilder:
                     body += struct.pack(
                         f"{mark}4I", insn * 8, type_id, self.btf.string(access), kind
                     )
-        empty = struct.pack(f"{mark}I", 8), struct.pack(f"{mark}I", 16)
         head = struct.pack(
             f"{mark}HBBIIIIIII",
             0xEB9F,
@@ -161,13 +160,13 @@ class ObjectBuilder:
             0,
             32,
             0,
-            len(empty[0]),
-            len(empty[0]),
-            len(empty[1]),
-            len(empty[0]) + len(empty[1]),
+            0,
+            0,
+            0,
+            0,
             len(body),
         )
-        return head + empty[0] + empty[1] + body
+        return head + body
 
     def build(self) -> bytes:
         mark, order = self.btf.mark, self.btf.byte_order
