@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Attach, consume, account. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "dns_name.h"
+#include "dnsmon.h"
+
+#define POLL_MS 100
+#define LINKS_MAX 4
+
+static volatile sig_atomic_t stop;
+
+struct session {
+	struct monitor monitor;
+	const struct options *options;
+	struct ring_buffer *ring;
+	struct perf_buffer *perf;
+	struct bpf_program *programs[LINKS_MAX];
+	struct bpf_link *links[LINKS_MAX];
+	int n_programs;
+	unsigned long long received;
+	unsigned long long perf_lost;
+	unsigned long long short_records; /* smaller than they say: never expected */
+	FILE *out;
+};
+
+static void on_signal(int number)
+{
+	(void)number;
+	stop = 1;
+}
+
+static void write_event(struct session *s, const struct dns_event *e, const unsigned char *payload)
+{
+	const struct dns_question *q = &e->question;
+	char text[INET6_ADDRSTRLEN], name[DNS_NAME_TEXT_MAX];
+	struct json json;
+
+	json_open(&json, s->out, "event");
+	json_u64(&json, "ts_ns", e->ts_ns);
+	json_text(&json, "hook", e->hook == 6 ? "udpv6_sendmsg" : "udp_sendmsg");
+	json_text(&json, "direction", q->flags & DNS_FLAG_QR ? "response" : "query");
+	json_text(&json, "family", e->family == AF_INET6 ? "inet6" : "inet");
+	json_text(&json, "daddr", inet_ntop(e->family, e->daddr, text, sizeof(text)));
+	json_u64(&json, "dport", e->dport);
+	json_u64(&json, "sport", e->sport);
+	json_u64(&json, "scope_id", e->scope_id);
+	json_bool(&json, "connected", e->flags & DNS_EV_CONNECTED);
+	json_u64(&json, "netns", e->netns);
+	json_u64(&json, "pid", e->pid);
+	json_u64(&json, "tid", e->tid);
+	json_u64(&json, "uid", e->uid);
+	json_text_n(&json, "comm", e->comm, sizeof(e->comm));
+	json_text_n(&json, "process", e->process, sizeof(e->process));
+	json_u64(&json, "len", e->len);
+	json_u64(&json, "captured", e->captured);
+	json_bool(&json, "segments_cut", e->flags & DNS_EV_SEGMENTS_CUT);
+	json_u64(&json, "id", q->id);
+	json_u64(&json, "flags", q->flags);
+	json_u64(&json, "opcode", q->flags >> 11 & 15);
+	json_u64(&json, "rcode", q->flags & 15);
+	json_u64(&json, "qdcount", q->qdcount);
+	json_u64(&json, "ancount", q->ancount);
+	json_u64(&json, "nscount", q->nscount);
+	json_u64(&json, "arcount", q->arcount);
+	json_text(&json, "status", q->status <= DNS_NAME_NO_QUESTION ? dns_status_names[q->status] : NULL);
+	json_hex(&json, "name_wire", payload + DNS_HEADER_LEN, q->name_len);
+	if (q->status == DNS_NAME_OK) {
+		dns_name_text(payload + DNS_HEADER_LEN, q->name_len, name);
+		json_text(&json, "name", name);
+		json_u64(&json, "qtype", q->qtype);
+		json_u64(&json, "qclass", q->qclass);
+	} else {
+		json_null(&json, "name");
+		json_null(&json, "qtype");
+		json_null(&json, "qclass");
+	}
+	json_u64(&json, "sample_n", e->sample_n);
+	json_u64(&json, "cpu", e->cpu);
+	json_u64(&json, "cpu_submitted", e->cpu_submitted);
+	json_u64(&json, "cpu_sampled_out", e->cpu_sampled_out);
+	json_u64(&json, "cpu_rate_limited", e->cpu_rate_limited);
+	json_u64(&json, "cpu_ring_full", e->cpu_ring_full);
+	if (s->options->payload)
+		json_hex(&json, "payload", payload, e->captured);
+	json_close(&json);
+}
+
+static int on_record(void *context, void *data, size_t size)
+{
+	struct session *s = context;
+	struct dns_event event;
+
+	s->received++;
+	if (size < sizeof(event)) {
+		s->short_records++;
+		return 0;
+	}
+	memcpy(&event, data, sizeof(event));
+	/* Perf records are padded at the end, so there may be more, never less. */
+	if (size - sizeof(event) < event.captured ||
+	    DNS_HEADER_LEN + (size_t)event.question.name_len > event.captured) {
+		s->short_records++;
+		return 0;
+	}
+	write_event(s, &event, (const unsigned char *)data + sizeof(event));
+	return 0;
+}
+
+static void on_sample(void *context, int cpu, void *data, __u32 size)
+{
+	(void)cpu;
+	on_record(context, data, size);
+}
+
+static void on_lost(void *context, int cpu, __u64 count)
+{
+	(void)cpu;
+	((struct session *)context)->perf_lost += count;
+}
+
+static int open_buffer(struct session *s)
+{
+	int fd = bpf_object__find_map_fd_by_name(s->monitor.object, "events");
+	size_t pages = s->monitor.ring_bytes / (unsigned long)sysconf(_SC_PAGESIZE);
+
+	if (s->monitor.buffer == BUFFER_RINGBUF)
+		s->ring = ring_buffer__new(fd, on_record, s, NULL);
+	else
+		s->perf = perf_buffer__new(fd, pages, on_sample, on_lost, s, NULL);
+	if (!s->ring && !s->perf)
+		return fail(EXIT_UNKNOWN, "infra", NULL, "cannot open the %s buffer: %s",
+			    s->monitor.buffer == BUFFER_PERF ? "perf" : "ring", strerror(errno));
+	return 0;
+}
+
+/*
+ * udp_sendmsg must attach. udpv6_sendmsg may come later, with the module ipv6:
+ * asked for again once a second.
+ */
+static int attach(struct session *s)
+{
+	int i, err;
+
+	for (i = 0; i < s->n_programs; i++) {
+		int v6 = strncmp(bpf_program__name(s->programs[i]), "dns_udp6", 8) == 0;
+
+		if (s->links[i] || (v6 && probe_symbol("udpv6_sendmsg") == 0))
+			continue;
+		s->links[i] = bpf_program__attach(s->programs[i]);
+		if (s->links[i])
+			continue;
+		err = errno;
+		if (v6 && err == ENOENT)
+			continue;
+		log_print();
+		return fail(err == EPERM || err == EACCES ? EXIT_UNKNOWN : EXIT_REFUSED,
+			    err == EPERM || err == EACCES ? "privilege" : "attach-failed",
+			    *missing_capabilities() ? missing_capabilities() : NULL, "cannot attach '%s': %s",
+			    bpf_program__name(s->programs[i]), strerror(err));
+	}
+	return 0;
+}
+
+static void write_attached(struct session *s, struct json *json)
+{
+	int i;
+
+	json_push(json, "programs", "[]");
+	for (i = 0; i < s->n_programs; i++)
+		if (s->links[i])
+			json_text(json, NULL, bpf_program__name(s->programs[i]));
+	json_pop(json, "[]");
+}
+
+static unsigned long long setting_value(struct session *s, const char *name)
+{
+	unsigned long long value = 0;
+	size_t size;
+	const void *data = setting(s->monitor.object, name, &size);
+
+	if (data && size <= sizeof(value))
+		memcpy(&value, data, size);
+	return value;
+}
+
+static void write_ready(struct session *s)
+{
+	static const char *const numbers[] = { "rate_limit", "rate_burst", "sample_n",
+					       "sample_threshold", "sample_seed" };
+	struct json json;
+	size_t i;
+
+	json_open(&json, s->out, "ready");
+	json_text(&json, "buffer", s->monitor.buffer == BUFFER_PERF ? "perf" : "ringbuf");
+	write_attached(s, &json);
+	json_text(&json, "limiter", s->monitor.limiter == LIMITER_GCRA ? "gcra" : "xadd");
+	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		json_u64(&json, numbers[i], setting_value(s, numbers[i]));
+	/* What no second, wherever it starts, may exceed; null without a limit. */
+	if (setting_value(s, "rate_limit"))
+		json_u64(&json, "max_events_any_second",
+			 setting_value(s, "rate_limit") + setting_value(s, "rate_burst"));
+	else
+		json_null(&json, "max_events_any_second");
+	json_u64(&json, "ring_bytes", s->monitor.ring_bytes);
+	json_s64(&json, "pid", getpid());
+	json_close(&json);
+	fflush(s->out);
+}
+
+/* Sums a per-CPU counters map; 0 or -errno. */
+static int read_counters(int fd, struct dns_counters *total)
+{
+	int cpus = libbpf_num_possible_cpus(), i, j, err;
+	struct dns_counters *values;
+	__u32 zero = 0;
+
+	if (cpus < 0)
+		return cpus;
+	values = calloc((size_t)cpus, sizeof(*values));
+	if (!values)
+		return -ENOMEM;
+	memset(total, 0, sizeof(*total));
+	err = bpf_map_lookup_elem(fd, &zero, values);
+	for (i = 0; i < cpus && !err; i++)
+		for (j = 0; j < DNS_C_MAX; j++)
+			total->n[j] += values[i].n[j];
+	free(values);
+	return err;
+}
+
+static void write_counters(struct json *json, const struct dns_counters *total)
+{
+	int i;
+
+	for (i = 0; i < DNS_C_MAX; i++)
+		json_u64(json, dns_counter_names[i], total->n[i]);
+}
+
+static void write_programs(struct session *s, struct json *json)
+{
+	int i;
+
+	json_push(json, "program_info", "[]");
+	for (i = 0; i < s->n_programs; i++) {
+		struct bpf_prog_info info = {};
+		__u32 size = sizeof(info);
+
+		if (bpf_obj_get_info_by_fd(bpf_program__fd(s->programs[i]), &info, &size))
+			continue;
+		json_push(json, NULL, "{}");
+		json_text(json, "name", bpf_program__name(s->programs[i]));
+		json_u64(json, "run_cnt", info.run_cnt);
+		json_u64(json, "run_time_ns", info.run_time_ns);
+		json_u64(json, "recursion_misses", info.recursion_misses);
+		json_pop(json, "{}");
+	}
+	json_pop(json, "[]");
+}
+
+/* Prometheus text: classes that lose an event are reasons of one metric. */
+static void write_prometheus(FILE *out, const struct dns_counters *total)
+{
+	static const enum dns_counter dropped[] = { DNS_C_SAMPLED_OUT, DNS_C_RATE_LIMITED,
+						    DNS_C_RING_FULL, DNS_C_CORKED,
+						    DNS_C_KERNEL_PAGES, DNS_C_GSO_MULTI,
+						    DNS_C_FAULT, DNS_C_SEGMENTS,
+						    DNS_C_MALFORMED };
+	static const char *const reasons[] = { "sampling", "rate_limit", "ring_full", "corked",
+					       "kernel_pages", "gso_multi", "fault", "segments",
+					       "malformed" };
+	static const char *const help[] = {
+#define X(id, name, help) help,
+		DNS_COUNTERS(X)
+#undef X
+	};
+	size_t i;
+
+	fputs("# HELP dns_events_total DNS datagrams whose event was handed to user space.\n"
+	      "# TYPE dns_events_total counter\n",
+	      out);
+	fprintf(out, "dns_events_total %llu\n", total->n[DNS_C_SUBMITTED]);
+	fputs("# HELP dns_events_dropped_total Datagrams to or from a DNS port without an event.\n"
+	      "# TYPE dns_events_dropped_total counter\n",
+	      out);
+	for (i = 0; i < sizeof(dropped) / sizeof(dropped[0]); i++)
+		fprintf(out, "dns_events_dropped_total{reason=\"%s\"} %llu\n", reasons[i],
+			total->n[dropped[i]]);
+	fputs("# HELP dns_hook_total Entries of the hooks by what became of them.\n"
+	      "# TYPE dns_hook_total counter\n",
+	      out);
+	for (i = DNS_C_HITS + 1; i <= DNS_C_SUBMITTED; i++)
+		fprintf(out, "dns_hook_total{class=\"%s\"} %llu\n", dns_counter_names[i], total->n[i]);
+	for (i = DNS_C_SUBMITTED + 1; i < DNS_C_MAX; i++)
+		fprintf(out, "# HELP dns_%s_total %s.\n# TYPE dns_%s_total counter\ndns_%s_total %llu\n",
+			dns_counter_names[i], help[i], dns_counter_names[i], dns_counter_names[i],
+			total->n[i]);
+}
+
+/* Whole or not at all: a scraper never reads half a file. */
+static void save_metrics(struct session *s)
+{
+	struct dns_counters total;
+	char path[4096];
+	FILE *file;
+
+	if (!s->options->metrics ||
+	    read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total))
+		return;
+	snprintf(path, sizeof(path), "%s.tmp", s->options->metrics);
+	file = fopen(path, "w");
+	if (!file)
+		return;
+	write_prometheus(file, &total);
+	if (fclose(file) == 0)
+		rename(path, s->options->metrics);
+}
+
+static int write_stats(struct session *s)
+{
+	struct dns_counters total;
+	struct json json;
+	int err;
+
+	err = read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total);
+	if (err)
+		return fail(EXIT_UNKNOWN, "infra", NULL, "cannot read the counters: %s", strerror(-err));
+	json_open(&json, s->out, "stats");
+	write_counters(&json, &total);
+	json_u64(&json, "received", s->received);
+	json_u64(&json, "perf_lost", s->perf_lost);
+	json_u64(&json, "short_records", s->short_records);
+	json_text(&json, "buffer", s->monitor.buffer == BUFFER_PERF ? "perf" : "ringbuf");
+	json_text(&json, "limiter", s->monitor.limiter == LIMITER_GCRA ? "gcra" : "xadd");
+	write_programs(s, &json);
+	json_close(&json);
+	return fflush(s->out) || ferror(s->out) ?
+		       fail(EXIT_UNKNOWN, "infra", NULL, "cannot write: %s", strerror(errno)) :
+		       0;
+}
+
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void consume(struct session *s, int timeout_ms)
+{
+	if (s->ring)
+		timeout_ms ? ring_buffer__poll(s->ring, timeout_ms) : ring_buffer__consume(s->ring);
+	else
+		timeout_ms ? perf_buffer__poll(s->perf, timeout_ms) : perf_buffer__consume(s->perf);
+	fflush(s->out);
+}
+
+static int loop(struct session *s)
+{
+	double start = seconds(), chores = start;
+	int err = 0;
+
+	while (!stop && !err) {
+		double now = seconds();
+
+		if (s->options->duration_s && now - start >= s->options->duration_s)
+			break;
+		if (now - chores >= 1) {
+			chores = now;
+			save_metrics(s);
+			err = attach(s);
+		}
+		consume(s, POLL_MS);
+	}
+	return err;
+}
+
+static void detach(struct session *s)
+{
+	int i;
+
+	for (i = 0; i < s->n_programs; i++) {
+		bpf_link__destroy(s->links[i]);
+		s->links[i] = NULL;
+	}
+}
+
+static int run(struct session *s)
+{
+	struct bpf_program *program;
+	int err = monitor_load(&s->monitor, s->options);
+
+	if (err)
+		return err;
+	bpf_object__for_each_program(program, s->monitor.object)
+		if (bpf_program__autoload(program) && s->n_programs < LINKS_MAX)
+			s->programs[s->n_programs++] = program;
+	err = open_buffer(s);
+	if (!err)
+		err = attach(s);
+	if (err)
+		return err;
+	write_ready(s);
+	err = loop(s);
+	/* Nothing is produced any more: what is read now is all there is. */
+	detach(s);
+	consume(s, 0);
+	save_metrics(s);
+	return err ? err : write_stats(s);
+}
+
+int cmd_run(const struct options *o)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+	struct session s = { .options = o, .out = stdout };
+	int err;
+
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	if (o->output)
+		s.out = fopen(o->output, "w");
+	if (!s.out)
+		return fail(EXIT_USAGE, "usage", NULL, "cannot write '%s': %s", o->output, strerror(errno));
+	err = monitor_open(&s.monitor, o, NULL);
+	if (err)
+		return err;
+	err = run(&s);
+	detach(&s);
+	ring_buffer__free(s.ring);
+	perf_buffer__free(s.perf);
+	bpf_object__close(s.monitor.object);
+	return err;
+}
+
+/* The observers of this machine are found by the name and shape of their counters. */
+int cmd_stats(const struct options *o)
+{
+	struct bpf_map_info info;
+	struct dns_counters total;
+	int found = 0, fd, err;
+	struct json json;
+	__u32 id = 0, size;
+
+	while (!bpf_map_get_next_id(id, &id)) {
+		fd = bpf_map_get_fd_by_id(id);
+		if (fd < 0)
+			continue;
+		memset(&info, 0, sizeof(info));
+		size = sizeof(info);
+		err = bpf_obj_get_info_by_fd(fd, &info, &size);
+		if (!err && strcmp(info.name, "dns_counters") == 0 && info.value_size == sizeof(total) &&
+		    info.type == BPF_MAP_TYPE_PERCPU_ARRAY && !read_counters(fd, &total)) {
+			found++;
+			if (o->prometheus) {
+				write_prometheus(stdout, &total);
+			} else {
+				json_open(&json, stdout, "stats");
+				json_u64(&json, "map_id", id);
+				write_counters(&json, &total);
+				json_close(&json);
+			}
+		}
+		close(fd);
+	}
+	if (found)
+		return EXIT_OK;
+	if (errno == EPERM)
+		return fail(EXIT_UNKNOWN, "privilege", "run as root", "not permitted to list BPF maps");
+	return fail(EXIT_REFUSED, "behaviour", NULL, "no observer runs here");
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Many datagrams: a corpus from a file, or a flood. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "json.h"
+#include "senddrv.h"
+
+#define DATAGRAM_MAX 65536
+
+static int hex_digit(char c)
+{
+	const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+
+	return at ? (int)(at - digits) : -1;
+}
+
+/* "0a0b*20": two octets, then zeros up to 20. -1 when it is not that. */
+static long decode(const char *text, unsigned char *data)
+{
+	unsigned long size = 0, total;
+	char *end;
+
+	while (hex_digit(text[0]) >= 0 && hex_digit(text[1]) >= 0 && size < DATAGRAM_MAX) {
+		data[size++] = (unsigned char)(hex_digit(text[0]) << 4 | hex_digit(text[1]));
+		text += 2;
+	}
+	if (*text == '*') {
+		total = strtoul(text + 1, &end, 10);
+		if (*end || total < size || total > DATAGRAM_MAX)
+			return -1;
+		memset(data + size, 0, total - size);
+		return (long)total;
+	}
+	return *text ? -1 : (long)size;
+}
+
+/* Name, class, status, type, class of the question, name on the wire, datagram; "-" for none. */
+#define FIELDS 7
+
+int run_corpus(const char *path)
+{
+	struct sockaddr_in dest = { .sin_family = AF_INET, .sin_port = htons(53),
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	static char line[2 * DATAGRAM_MAX + 4096];
+	static unsigned char data[DATAGRAM_MAX];
+	FILE *file = fopen(path, "r");
+	int fd = socket(AF_INET, SOCK_DGRAM, 0), number = 0, i;
+	char *field[FIELDS], *rest;
+	long size, sent;
+
+	if (!file || fd < 0) {
+		fprintf(stderr, "senddrv: cannot read '%s': %s\n", path, strerror(errno));
+		return file ? 3 : 2;
+	}
+	while (fgets(line, sizeof(line), file)) {
+		number++;
+		if (line[0] == '#' || line[0] == '\n')
+			continue;
+		for (i = 0, rest = line; i < FIELDS; i++)
+			field[i] = strsep(&rest, " \n");
+		size = field[FIELDS - 1] ? decode(strcmp(field[6], "-") ? field[6] : "", data) : -1;
+		if (size < 0) {
+			fprintf(stderr, "senddrv: '%s' line %d: not a line of a corpus\n", path, number);
+			return 2;
+		}
+		case_begin(field[0]);
+		sent = sendto(fd, data, (size_t)size, 0, (void *)&dest, sizeof(dest));
+		i = errno;
+		if (strcmp(field[1], "event") == 0)
+			case_datagram(field[2], field[3], field[4], field[5],
+				      (unsigned)data[0] << 8 | data[1], (size_t)size);
+		else
+			case_class(field[1], 1);
+		case_end(sent, i);
+	}
+	fclose(file);
+	close(fd);
+	return 0;
+}
+
+struct worker {
+	const struct flood *flood;
+	pthread_t thread;
+	unsigned number;
+	int cpu; /* -1: any */
+	unsigned long long sent, errors;
+};
+
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static int connected_socket(const struct flood *flood)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(flood->non_dns ? 9 : 53),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = v4.sin_port,
+				   .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	int fd = socket(flood->v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
+
+	if (flood->v6 ? connect(fd, (void *)&v6, sizeof(v6)) : connect(fd, (void *)&v4, sizeof(v4)))
+		return -1;
+	return fd;
+}
+
+/* The name is unique to thread and number: "t0-00000001.LABEL.test". */
+static size_t flood_query(unsigned char *data, const struct worker *w, unsigned long number)
+{
+	char first[24];
+	size_t label = strlen(run_label), at = 12;
+	int n = snprintf(first, sizeof(first), "t%u-%08lx", w->number, number);
+
+	memset(data, 0, 12);
+	data[0] = (unsigned char)(number >> 8);
+	data[1] = (unsigned char)number;
+	data[2] = 1;
+	data[5] = 1;
+	data[at++] = (unsigned char)n;
+	memcpy(data + at, first, (size_t)n);
+	at += (size_t)n;
+	data[at++] = (unsigned char)label;
+	memcpy(data + at, run_label, label);
+	at += label;
+	memcpy(data + at, "\4test\0\0\1\0\1", 10);
+	return at + 10;
+}
+
+static void *work(void *argument)
+{
+	struct worker *w = argument;
+	const struct flood *f = w->flood;
+	unsigned long share = f->count / f->threads + (w->number < f->count % f->threads);
+	double rate = (double)f->rate / f->threads, start, due;
+	unsigned char data[QUERY_MAX];
+	unsigned long number = 0;
+	size_t size;
+	cpu_set_t set;
+	int fd;
+
+	if (w->cpu >= 0) {
+		CPU_ZERO(&set);
+		CPU_SET((size_t)w->cpu, &set);
+		sched_setaffinity(0, sizeof(set), &set);
+	}
+	fd = connected_socket(f);
+	if (fd < 0)
+		return NULL;
+	start = seconds();
+	while (!f->count || number < share) {
+		if (f->duration_s && number % 32 == 0 && seconds() - start >= f->duration_s)
+			break;
+		if (f->rate) {
+			due = start + (double)number / rate - seconds();
+			if (due > 0)
+				usleep((useconds_t)(due * 1e6));
+		}
+		size = flood_query(data, w, number++);
+		if (f->non_dns)
+			memset(data, 0xff, size);
+		/* A refused port makes the next send fail with what the last one met: try again. */
+		if (send(fd, data, size, 0) == (ssize_t)size)
+			w->sent++;
+		else
+			w->errors++;
+	}
+	close(fd);
+	return NULL;
+}
+
+/* "0,2-3" into cpus[]; the number of them, or -1. */
+static int parse_cpus(const char *text, int *cpus, int max)
+{
+	long low, high;
+	char *end;
+	int n = 0;
+
+	while (text && *text) {
+		low = high = strtol(text, &end, 10);
+		if (end == text)
+			return -1;
+		if (*end == '-') {
+			text = end + 1;
+			high = strtol(text, &end, 10);
+			if (end == text)
+				return -1;
+		}
+		for (; low <= high && n < max; low++)
+			cpus[n++] = (int)low;
+		if (*end && *end != ',')
+			return -1;
+		text = *end ? end + 1 : end;
+	}
+	return n;
+}
+
+int run_flood(const struct flood *flood)
+{
+	static struct worker workers[256];
+	unsigned long long sent = 0, errors = 0;
+	int cpus[256], n_cpus = parse_cpus(flood->cpus, cpus, 256);
+	double start, took;
+	struct json json;
+	unsigned i;
+
+	if (n_cpus < 0) {
+		fprintf(stderr, "senddrv: not a list of CPUs: '%s'\n", flood->cpus);
+		return 2;
+	}
+	start = seconds();
+	for (i = 0; i < flood->threads; i++) {
+		workers[i] = (struct worker){ .flood = flood, .number = i,
+					      .cpu = n_cpus ? cpus[i % (unsigned)n_cpus] : -1 };
+		if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) {
+			perror("senddrv: pthread_create");
+			return 3;
+		}
+	}
+	for (i = 0; i < flood->threads; i++) {
+		pthread_join(workers[i].thread, NULL);
+		sent += workers[i].sent;
+		errors += workers[i].errors;
+	}
+	took = seconds() - start;
+	json_open(&json, stdout, "flood");
+	json_text(&json, "label", run_label);
+	/* Every call enters the hook, those that fail too. */
+	json_u64(&json, "attempts", sent + errors);
+	json_u64(&json, "sent", sent);
+	json_u64(&json, "errors", errors);
+	json_u64(&json, "threads", flood->threads);
+	json_u64(&json, "duration_us", (unsigned long long)(took * 1e6));
+	json_close(&json);
+	return 0;
+}
