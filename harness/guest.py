@@ -182,7 +182,9 @@ class AgentGuest:
         nonce = secrets.token_hex(8)
         self._send(_encoded({"execute": command, "arguments": arguments, "id": nonce}), deadline)
         try:
-            answer = self._answer_with(lambda reply: reply.get("id") == nonce, deadline)
+            answer = self._answer_with(
+                lambda reply: reply.get("id") == nonce, deadline, renew_s=_CALL_TIMEOUT_S
+            )
         except TimeoutError:
             raise GuestLostError(
                 f"the guest did not answer '{command}' within {_CALL_TIMEOUT_S:g} s", reason="hang"
@@ -196,10 +198,15 @@ class AgentGuest:
         return result
 
     def _answer_with(
-        self, wanted: Callable[[dict[str, object]], bool], deadline: float
+        self,
+        wanted: Callable[[dict[str, object]], bool],
+        deadline: float,
+        *,
+        renew_s: float = 0.0,
     ) -> dict[str, object]:
+        """The first wanted reply. renew_s: how long the guest may pause within a long one."""
         while True:
-            line = self._line(deadline)
+            line = self._line(deadline, renew_s=renew_s)
             try:
                 reply = json.loads(line)
             except ValueError:
@@ -217,14 +224,16 @@ class AgentGuest:
                 hint="the console log shows how far the kernel came",
             ) from None  # fmt: skip
 
-    def _line(self, deadline: float) -> bytes:
+    def _line(self, deadline: float, *, renew_s: float = 0.0) -> bytes:
+        searched = 0
         while True:
-            end = self._buffer.find(b"\n")
+            end = self._buffer.find(b"\n", searched)
             if end >= 0:
                 line = bytes(self._buffer[:end]).lstrip(b"\xff")
                 del self._buffer[: end + 1]
                 return line
-            if len(self._buffer) > _LINE_LIMIT:
+            searched = len(self._buffer)
+            if searched > _LINE_LIMIT:
                 raise GuestLostError(f"the agent sent over {_LINE_LIMIT} bytes without a line end")
             self._wait(deadline, readable=True)
             try:
@@ -236,6 +245,7 @@ class AgentGuest:
             if not chunk:
                 self._channel_closed()
             self._buffer += chunk
+            deadline = max(deadline, time.monotonic() + renew_s)
 
     def _send(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
