@@ -4,7 +4,7 @@
 from harness.supply.directory import from_directory
 from harness.supply.files import KernelFiles
 from harness.supply.lock import Lock, read_lock
-from harness.supply.obtain import LockReport, obtain, resolve_lock
+from harness.supply.obtaining import LockReport, obtain, resolve_lock
 
 __all__ = [
     "KernelFiles",
