@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walk all paths of a function with an abstract state, as the verifier does, in bounded time.
+
+States are kept apart per instruction up to a limit, then joined: precise for the few branches that
+matter to a guard, finite for loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from harness.btf.insn import EXIT, JMP, JMP32, Insn
+
+_STATES_PER_INSN: Final = 24
+_STEPS: Final = 400_000
+
+State = TypeVar("State")
+Step = Callable[[int, State], Iterable[tuple[int, State]]]
+Join = Callable[[State, State], State]
+
+
+@dataclass(slots=True)
+class Walk(Generic[State]):
+    """Where a walk has been."""
+
+    seen: dict[int, set[State]]
+    complete: bool  # False: the step limit ended it, more may be reachable
+
+    def reached(self, insn: int) -> bool:
+        return insn in self.seen
+
+
+def explore(length: int, start: State, step: Step[State], join: Join[State]) -> Walk[State]:
+    """Run `step` from instruction 0 until nothing new is reached."""
+    seen: dict[int, set[State]] = {0: {start}}
+    joined: dict[int, State] = {}
+    waiting: list[tuple[int, State]] = [(0, start)]
+    steps = 0
+    while waiting:
+        steps += 1
+        if steps > _STEPS:
+            return Walk(seen=seen, complete=False)
+        at, state = waiting.pop()
+        for target, after in step(at, state):
+            if not 0 <= target < length:
+                continue
+            states = seen.setdefault(target, set())
+            new = after
+            if new in states:
+                continue
+            if len(states) >= _STATES_PER_INSN:
+                new = join(joined[target], new) if target in joined else _all(states, new, join)
+                joined[target] = new
+                if new in states:
+                    continue
+            states.add(new)
+            waiting.append((target, new))
+    return Walk(seen=seen, complete=True)
+
+
+def _all(states: set[State], new: State, join: Join[State]) -> State:
+    for state in states:
+        new = join(new, state)
+    return new
+
+
+def successors(insns: Sequence[Insn], at: int) -> tuple[int, ...]:
+    """Instructions that can follow `at`: (fall through, taken) for a conditional jump."""
+    insn = insns[at]
+    kind = insn.insn_class
+    if kind in (JMP, JMP32):
+        operation = insn.code & 0xF0
+        if insn.code == EXIT:
+            return ()
+        if operation == 0x00:  # JA; its 32-bit form keeps the distance in imm
+            return (at + 1 + (insn.imm if kind == JMP32 else insn.off),)
+        if operation == 0xE0:  # JCOND (may_goto)
+            return (at + 1, at + 1 + insn.off)
+        if operation != 0x80:  # not CALL
+            return (at + 1, at + 1 + insn.off)
+    return (at + 2,) if insn.code == 0x18 else (at + 1,)

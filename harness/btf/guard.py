@@ -1,0 +1,496 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which poisoned instructions a verifier would reach.
+
+`bpf_core_field_exists` and its kin become constants in the patched code, rodata and kconfig values
+are constants of frozen maps; the verifier follows only the branches that these leave open. This
+does the same: constants in registers and stack slots, path by path. What it cannot evaluate it
+treats as unknown, so "dead" is certain and "reachable" may be too cautious.
+
+Contents of frozen maps count since Linux 5.5 (a23740ec43ba, "bpf: Track contents of read-only maps
+as scalars"): `Constants.read_only_maps` turns that off for older kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from harness.btf.explore import explore, successors
+from harness.btf.insn import (
+    ALU,
+    ALU64,
+    CALL,
+    EXIT,
+    INSN_LEN,
+    JMP,
+    JMP32,
+    LDIMM64,
+    LDX,
+    POISON_IMM,
+    PSEUDO_CALL,
+    SIZE_BYTES,
+    ST,
+    STX,
+    Insn,
+)
+from harness.btf.object import BpfObject, Program
+from harness.btf.refs import Reference, ReferenceKind, references
+
+_U32: Final = 0xFFFFFFFF
+_U64: Final = 0xFFFFFFFFFFFFFFFF
+_FRAMES: Final = 8  # the verifier's limit of nested calls
+_MEM: Final = 0x60
+_CALLBACK_ARGS: Final = 6
+
+
+class Value(NamedTuple):
+    """An abstract value; None stands for unknown.
+
+    `const`: number. `stack`: offset from the frame pointer, None when it varies. `data`: a pointer
+    to byte `number` of section `name`. `kconfig`: a pointer into extern `name`. `nonnull`: any
+    other pointer.
+    """
+
+    what: str
+    number: int | None = 0
+    name: str = ""
+
+
+_NONNULL: Final = Value("nonnull", None)
+Registers = tuple[Value | None, ...]
+Stack = tuple[tuple[int, int, Value], ...]  # (offset, size, value), ascending
+
+
+class State(NamedTuple):
+    """Registers r0-r10 and what is known of the stack."""
+
+    registers: Registers
+    stack: Stack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constants:
+    """What is known of a kernel and of the loader's settings."""
+
+    # Contents of read-only sections by name, where a loader changes them; the file's otherwise.
+    rodata: Mapping[str, bytes] = field(default_factory=dict)
+    # Extern → value, as libbpf would set it; a missing one is unknown.
+    kconfig: Mapping[str, int] = field(default_factory=dict)
+    # Kernel symbols and functions that did not resolve: weak ones are 0, calls are poison.
+    unresolved: frozenset[str] = frozenset()
+    resolved: frozenset[str] = frozenset()
+    # Helpers (by number) and maps (by name) that the kernel does not have.
+    absent_helpers: frozenset[int] = frozenset()
+    absent_maps: frozenset[str] = frozenset()
+    read_only_maps: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """The result for one entry program."""
+
+    # (function, instruction) of what a verifier reaches and refuses: poison, absent helpers, maps
+    refused: frozenset[tuple[str, int]]
+    complete: bool  # False: too large to walk; everything not visited may be reachable
+
+
+class Guard:
+    """Reachability in one object on one kernel; functions are analysed once per argument set."""
+
+    def __init__(
+        self,
+        obj: BpfObject,
+        code: Mapping[tuple[int, int], tuple[Insn, ...]],
+        constants: Constants,
+    ) -> None:
+        """`code` is `Outcome.insns`: patched, by (section index, start) of each function."""
+        self._obj = obj
+        self._code = code
+        self._constants = constants
+        self._references: dict[tuple[int, int], dict[int, Reference]] = {}
+        self._results: dict[tuple[tuple[int, int], Registers], Value | None] = {}
+        self._refused: set[tuple[str, int]] = set()
+        self._complete = True
+        self._sections = {section.name: section.data for section in obj.elf.sections}
+
+    def reach(self, program: Program) -> Reach:
+        """Walk an entry program and everything it calls."""
+        self._refused = set()
+        self._results = {}
+        self._complete = True
+        self._run(program, (None,) * 6, 0)
+        return Reach(refused=frozenset(self._refused), complete=self._complete)
+
+    def _run(self, program: Program, arguments: Registers, depth: int) -> Value | None:
+        """Walk a function with r0-r5; its return value if that is always the same."""
+        key = (program.section_index, program.start)
+        memo = (key, arguments)
+        if memo in self._results:
+            return self._results[memo]
+        if depth > _FRAMES:
+            self._complete = False
+            return None
+        self._results[memo] = None  # recursion sees an unknown
+        if key not in self._references:
+            self._references[key] = references(self._obj, program)
+        walker = _Function(self, program, self._code[key], self._references[key], depth)
+        start = State((*arguments, None, None, None, None, Value("stack", 0)), ())
+        walk = explore(len(walker.insns), start, walker.step, _join)
+        self._complete &= walk.complete
+        self._results[memo] = walker.returned()
+        return self._results[memo]
+
+    # Called back by the functions that are walked.
+
+    def refuse(self, program: Program, insn: int) -> None:
+        self._refused.add((program.name, insn))
+
+    def call(self, function: Program, arguments: Registers, depth: int) -> Value | None:
+        if not function.local:
+            # A global function is verified by itself, for any arguments.
+            self._run(function, (None,) * 6, depth + 1)
+            return None
+        safe = tuple(
+            None if value is not None and value.what == "stack" else value for value in arguments
+        )
+        return self._run(function, safe, depth + 1)
+
+    def load(self, pointer: Value, offset: int, size: int) -> Value | None:
+        """A read from a frozen map."""
+        if not self._constants.read_only_maps or pointer.number is None:
+            return None
+        at = pointer.number + offset
+        if pointer.what == "kconfig":
+            number = self._constants.kconfig.get(pointer.name)
+            if number is None or at != 0:
+                return None
+            return Value("const", number & (1 << 8 * size) - 1)
+        if not pointer.name.startswith(".rodata"):
+            return None
+        data = self._constants.rodata.get(pointer.name, self._sections.get(pointer.name, b""))
+        if at < 0 or at + size > len(data):
+            return None
+        return Value("const", int.from_bytes(data[at : at + size], self._obj.byte_order))
+
+    def address(self, reference: Reference, insns: tuple[Insn, ...], at: int) -> Value | None:
+        """The value of a relocated 64-bit load."""
+        if reference.kind is ReferenceKind.DATA:
+            return Value("data", reference.offset, reference.name)
+        if reference.kind is ReferenceKind.MAP or reference.kind is ReferenceKind.FUNCTION:
+            return _NONNULL
+        if reference.kind is ReferenceKind.EXTERN:
+            if reference.name in self._constants.unresolved:
+                return Value("const", 0)
+            if reference.name in self._constants.resolved:
+                return _NONNULL
+            return Value("kconfig", 0, reference.name)
+        return None
+
+    def unresolved(self, name: str) -> bool:
+        return name in self._constants.unresolved
+
+    def absent_helper(self, number: int) -> bool:
+        return number == POISON_IMM or number in self._constants.absent_helpers
+
+    def absent_map(self, reference: Reference | None) -> bool:
+        return (
+            reference is not None
+            and reference.kind is ReferenceKind.MAP
+            and reference.name in self._constants.absent_maps
+        )
+
+
+class _Function:
+    """The transfer function of one walk."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        program: Program,
+        insns: tuple[Insn, ...],
+        refs: dict[int, Reference],
+        depth: int,
+    ) -> None:
+        self.insns = insns
+        self._guard = guard
+        self._program = program
+        self._refs = refs
+        self._depth = depth
+        self._returns: set[Value | None] = set()
+
+    def returned(self) -> Value | None:
+        value = next(iter(self._returns)) if len(self._returns) == 1 else None
+        return value if value is not None and value.what == "const" else None
+
+    def step(self, at: int, state: State) -> Iterable[tuple[int, State]]:
+        insn = self.insns[at]
+        kind = insn.insn_class
+        if insn.code == CALL:
+            return self._call(at, insn, state)
+        if insn.code == EXIT:
+            self._returns.add(state.registers[0])
+            return ()
+        if kind in (JMP, JMP32):
+            return self._jump(at, insn, state)
+        if kind in (ALU, ALU64):
+            state = _set(state, insn.dst, _alu(insn, state.registers))
+        elif insn.code == LDIMM64:
+            if self._guard.absent_map(self._refs.get(at)):
+                self._guard.refuse(self._program, at)
+                return ()
+            state = _set(state, insn.dst, self._load_immediate(at, insn))
+        elif kind == LDX:
+            state = _set(state, insn.dst, self._load(insn, state))
+        elif kind in (ST, STX):
+            state = _store(insn, state)
+        elif kind == 0:  # legacy packet loads: r0 is the result, r1-r5 are lost
+            state = State((None,) * 6 + state.registers[6:], state.stack)
+        return [(target, state) for target in successors(self.insns, at)]
+
+    def _load_immediate(self, at: int, insn: Insn) -> Value | None:
+        reference = self._refs.get(at)
+        if reference is None:
+            if insn.src:
+                return _NONNULL
+            high = self.insns[at + 1].imm if at + 1 < len(self.insns) else 0
+            return Value("const", (insn.imm & _U32) | (high & _U32) << 32)
+        if reference.kind is ReferenceKind.FUNCTION and reference.function is not None:
+            self._guard.call(reference.function, (None,) * _CALLBACK_ARGS, self._depth)
+        return self._guard.address(reference, self.insns, at)
+
+    def _load(self, insn: Insn, state: State) -> Value | None:
+        pointer = state.registers[insn.src]
+        if pointer is None or insn.code & 0xE0 != _MEM:
+            return None
+        size = SIZE_BYTES[insn.code & 0x18]
+        if pointer.what in ("data", "kconfig"):
+            return self._guard.load(pointer, insn.off, size)
+        if pointer.what == "stack" and pointer.number is not None:
+            place = pointer.number + insn.off
+            return next(
+                (value for at, width, value in state.stack if (at, width) == (place, size)), None
+            )
+        return None
+
+    def _call(self, at: int, insn: Insn, state: State) -> Iterable[tuple[int, State]]:
+        reference = self._refs.get(at)
+        if insn.src == 0 and self._guard.absent_helper(insn.imm):
+            self._guard.refuse(self._program, at)
+            return ()
+        result: Value | None = None
+        if reference is not None and reference.kind is ReferenceKind.EXTERN_CALL:
+            if self._guard.unresolved(reference.name):
+                self._guard.refuse(self._program, at)
+                return ()
+        elif insn.src == PSEUDO_CALL and reference is not None and reference.function is not None:
+            result = self._guard.call(reference.function, state.registers[:6], self._depth)
+        stack = state.stack
+        for value in state.registers[1:6]:
+            if value is not None and value.what == "stack":
+                stack = _forget_from(stack, value.number)
+        registers = (result, *(None,) * 5, *state.registers[6:])
+        return [(at + 1, State(registers, stack))]
+
+    def _jump(self, at: int, insn: Insn, state: State) -> Iterable[tuple[int, State]]:
+        targets = successors(self.insns, at)
+        if len(targets) == 1:
+            return [(targets[0], state)]
+        left = state.registers[insn.dst]
+        right = (
+            state.registers[insn.src]
+            if insn.code & 8
+            else Value("const", insn.imm & (_U64 if insn.insn_class == JMP else _U32))
+        )
+        taken = _decide(insn, left, right)
+        ways = []
+        operation = insn.code & 0xF0
+        for target, way in zip(targets, (False, True), strict=True):
+            if taken is not None and taken is not way:
+                continue
+            after = state
+            equal = (operation == 0x10 and way) or (operation == 0x50 and not way)
+            known = right is not None and right.what == "const"
+            if equal and known and left is None and insn.insn_class == JMP:
+                after = _set(state, insn.dst, right)
+            ways.append((target, after))
+        return ways
+
+
+def _set(state: State, register: int, value: Value | None) -> State:
+    registers = state.registers
+    if register > 10 or registers[register] == value:
+        return state
+    return State((*registers[:register], value, *registers[register + 1 :]), state.stack)
+
+
+def _join(one: State, other: State) -> State:
+    registers = tuple(
+        left if left == right else None
+        for left, right in zip(one.registers, other.registers, strict=True)
+    )
+    if one.stack == other.stack:
+        return State(registers, one.stack)
+    theirs = set(other.stack)
+    return State(registers, tuple(slot for slot in one.stack if slot in theirs))
+
+
+def _forget_from(stack: Stack, offset: int | None) -> Stack:
+    """A callee may write from `offset` up; None: anywhere."""
+    if offset is None:
+        return ()
+    return tuple(slot for slot in stack if slot[0] + slot[1] <= offset)
+
+
+def _store(insn: Insn, state: State) -> State:
+    pointer = state.registers[insn.dst]
+    if pointer is None or pointer.what != "stack":
+        return state
+    if pointer.number is None:
+        return State(state.registers, ())
+    place, size = pointer.number + insn.off, SIZE_BYTES[insn.code & 0x18]
+    kept = [slot for slot in state.stack if slot[0] + slot[1] <= place or slot[0] >= place + size]
+    value: Value | None = None
+    if insn.code & 0xE0 == _MEM:
+        if insn.insn_class == ST:
+            value = Value("const", insn.imm & (1 << 8 * size) - 1)
+        else:
+            value = state.registers[insn.src]
+            if value is not None and value.what == "const" and value.number is not None:
+                value = Value("const", value.number & (1 << 8 * size) - 1)
+            elif size != INSN_LEN:
+                value = None
+    if value is not None:
+        kept.append((place, size, value))
+        kept.sort(key=lambda slot: slot[:2])
+    registers = state.registers
+    if insn.code & 0xE0 == 0xC0:  # atomic: fetches and exchanges change a register
+        changed = [0] if insn.imm & 0xF0 == 0xF0 else [insn.src]
+        registers = tuple(None if n in changed else one for n, one in enumerate(registers))
+    return State(registers, tuple(kept))
+
+
+def _alu(insn: Insn, registers: Registers) -> Value | None:
+    wide = insn.insn_class == ALU64
+    operation = insn.code & 0xF0
+    left = registers[insn.dst]
+    right = registers[insn.src] if insn.code & 8 else Value("const", insn.imm & _U64)
+    if operation == 0xB0:
+        if insn.off:  # sign-extending move
+            return None
+        if wide:
+            return right
+        return _const(right, _U32)
+    if left is None:
+        return None
+    if operation in (0x00, 0x10) and left.what in ("stack", "data", "kconfig") and wide:
+        if right is None or right.what != "const" or left.number is None:
+            # Only on the stack does it matter that the pointer is still one.
+            return Value("stack", None) if left.what == "stack" else _NONNULL
+        step = _signed(right.number or 0, 64)
+        return left._replace(number=left.number + (step if operation == 0 else -step))
+    if left.what == "nonnull":
+        return _NONNULL if wide and operation in (0x00, 0x10) else None
+    if operation == 0x00 and wide and right is not None and right.what in ("stack", "data"):
+        if left.what == "const" and right.number is not None:
+            return right._replace(number=right.number + _signed(left.number or 0, 64))
+        return Value("stack", None) if right.what == "stack" else _NONNULL
+    if left.what != "const" or left.number is None:
+        return None
+    if operation in (0x80, 0xD0):
+        return _unary(insn, left.number, wide)
+    if right is None or right.what != "const" or right.number is None:
+        return None
+    return _binary(operation, left.number, right.number, wide, insn.off)
+
+
+def _const(value: Value | None, mask: int) -> Value | None:
+    if value is None or value.what != "const" or value.number is None:
+        return None
+    return Value("const", value.number & mask)
+
+
+def _unary(insn: Insn, number: int, wide: bool) -> Value | None:
+    mask = _U64 if wide else _U32
+    if insn.code & 0xF0 == 0x80:
+        return Value("const", -number & mask)
+    size = insn.imm // 8
+    if size not in (2, 4, 8):
+        return None
+    low = number & (1 << insn.imm) - 1
+    if wide or insn.code & 8:  # bswap, to big endian: both swap on little-endian kernels
+        return Value("const", int.from_bytes(low.to_bytes(size, "little"), "big"))
+    return Value("const", low)
+
+
+def _binary(operation: int, left: int, right: int, wide: bool, off: int) -> Value | None:
+    bits = 64 if wide else 32
+    mask = (1 << bits) - 1
+    left, right = left & mask, right & mask
+    shift = right & (bits - 1)
+    if off and operation in (0x30, 0x90):  # signed division, cpu v4
+        return None
+    if operation == 0x00:
+        number = left + right
+    elif operation == 0x10:
+        number = left - right
+    elif operation == 0x20:
+        number = left * right
+    elif operation == 0x30:
+        number = left // right if right else 0
+    elif operation == 0x40:
+        number = left | right
+    elif operation == 0x50:
+        number = left & right
+    elif operation == 0x60:
+        number = left << shift
+    elif operation == 0x70:
+        number = left >> shift
+    elif operation == 0x90:
+        number = left % right if right else left
+    elif operation == 0xA0:
+        number = left ^ right
+    elif operation == 0xC0:
+        number = _signed(left, bits) >> shift
+    else:
+        return None
+    return Value("const", number & mask)
+
+
+def _signed(number: int, bits: int) -> int:
+    number &= (1 << bits) - 1
+    return number - (1 << bits) if number >> (bits - 1) else number
+
+
+def _decide(insn: Insn, left: Value | None, right: Value | None) -> bool | None:
+    """Whether a conditional jump is taken; None when both ways are open."""
+    if left is None or right is None:
+        return None
+    operation = insn.code & 0xF0
+    if left.what != "const":
+        if right.what == "const" and right.number == 0 and insn.insn_class == JMP:
+            if operation == 0x10:
+                return False
+            if operation == 0x50:
+                return True
+        return None
+    if right.what != "const" or left.number is None or right.number is None:
+        return None
+    bits = 64 if insn.insn_class == JMP else 32
+    mask = (1 << bits) - 1
+    one, other = left.number & mask, right.number & mask
+    signed_one, signed_other = _signed(one, bits), _signed(other, bits)
+    answers = {
+        0x10: one == other,
+        0x20: one > other,
+        0x30: one >= other,
+        0x40: bool(one & other),
+        0x50: one != other,
+        0x60: signed_one > signed_other,
+        0x70: signed_one >= signed_other,
+        0xA0: one < other,
+        0xB0: one <= other,
+        0xC0: signed_one < signed_other,
+        0xD0: signed_one <= signed_other,
+    }
+    return answers.get(operation)
