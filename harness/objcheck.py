@@ -112,6 +112,7 @@ class Options:
     log_level: int | None = None  # None: figures, and a trace of what is refused; 6: all paths
     log_dir: str = ""  # whole logs, as PROGRAM.log
     log_size: int | None = None  # bytes, of guest memory only as far as filled
+    load_timeout_s: int | None = None  # of each load, so that one program costs only its own answer
     tail: int | None = None  # bytes of the trace in the answer
 
 
@@ -182,6 +183,8 @@ def _words(options: Options) -> list[str]:
         words += ["--log-dir", options.log_dir]
     if options.log_size is not None:
         words += ["--log-size", str(options.log_size)]
+    if options.load_timeout_s is not None:
+        words += ["--load-timeout", str(options.load_timeout_s)]
     if options.tail is not None:
         words += ["--tail", str(options.tail)]
     return words

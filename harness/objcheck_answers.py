@@ -34,9 +34,11 @@ class Reason(StrEnum):
     CORE_RELOCATION = "core-relocation"  # an instruction that could not be relocated is reached
     VERIFIER_REJECTED = "verifier-rejected"
     PROGRAM_TOO_COMPLEX = "program-too-complex"  # the limit of processed instructions
+    TIMEOUT = "timeout"  # the verifier was still at work: nothing is known of its answer
     PROGRAM_TOO_LONG = "program-too-long"
     PROGRAM_TYPE_UNSUPPORTED = "program-type-unsupported"
     ATTACH_TARGET_MISSING = "attach-target-missing"  # fentry and its kin resolve it at load
+    ATTACH_TARGET_UNSET = "attach-target-unset"  # the object's own loader names it
     EXTERN_UNRESOLVED = "extern-unresolved"
     PERMISSION = "permission"
     OUT_OF_MEMORY = "out-of-memory"
@@ -52,6 +54,7 @@ class AttachReason(StrEnum):
     NO_TRACEPOINT = "no-tracepoint"
     NO_TRACEFS = "no-tracefs"
     NO_TARGET = "no-target"
+    UNSUPPORTED = "unsupported"  # this kind of attachment, by this kernel
     PERMISSION = "permission"
     REFUSED = "refused"
 

@@ -117,6 +117,9 @@ static const char *attach_reason(struct bpf_program *prog, int err)
 		return "no-symbol";
 	if (err == EPERM || err == EACCES)
 		return "permission";
+	if (err == EOPNOTSUPP ||
+	    (bpf_program__expected_attach_type(prog) == BPF_TRACE_KPROBE_MULTI && !kprobe_multi()))
+		return "unsupported";
 	if (err == ENOENT && type == BPF_PROG_TYPE_TRACEPOINT)
 		return access("/sys/kernel/tracing/events", F_OK) &&
 		       access("/sys/kernel/debug/tracing/events", F_OK) ?
@@ -128,10 +131,13 @@ static const char *attach_reason(struct bpf_program *prog, int err)
 	return "refused";
 }
 
-/* Sections that name no target, for a loader to choose: libbpf says EOPNOTSUPP. */
+/*
+ * Sections that name no target, for a loader to choose: libbpf says EOPNOTSUPP and nothing else. The
+ * same number from the kernel comes with a warning.
+ */
 static bool no_auto_attach(int err)
 {
-	return err == EOPNOTSUPP;
+	return err == EOPNOTSUPP && !*capture_warnings();
 }
 
 static struct bpf_link *attach_program(struct bpf_program *prog)

@@ -242,7 +242,7 @@ static bool perf_link(void)
 	return has;
 }
 
-static bool kprobe_multi(void)
+bool kprobe_multi(void)
 {
 	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = BPF_TRACE_KPROBE_MULTI);
 	LIBBPF_OPTS(bpf_link_create_opts, link_opts);

@@ -2,9 +2,11 @@
 /* Loads each program alone, then all together, and says at which stage a refusal came. */
 #include <ctype.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -96,6 +98,8 @@ static const char *load_reason(struct bpf_object *obj, const char *program, int 
 
 	if (err == EPERM || err == EACCES)
 		return "permission";
+	if (capture_has("no BTF-based attach target"))
+		return "attach-target-unset";
 	if (capture_has("failed to find kernel BTF type ID"))
 		return access(VMLINUX_BTF, R_OK) ? "kernel-btf-missing" : "attach-target-missing";
 	if (prog && libbpf_probe_bpf_prog_type(bpf_program__type(prog), NULL) == 0)
@@ -135,7 +139,8 @@ static void classify(struct attempt *a, const char *log)
 	} else if (capture_has("relo #") || capture_has("CO-RE")) {
 		a->stage = "core-relocation";
 		a->reason = "core-relocation";
-	} else if (capture_has("extern (") || capture_has("ksym")) {
+	} else if (capture_has("extern ") || capture_has("ksym") ||
+		   capture_has("Kconfig")) {
 		a->stage = "load";
 		a->reason = "extern-unresolved";
 	} else if (capture_has("BTF")) {
@@ -164,12 +169,37 @@ static const char *log_end(const char *log)
 
 /* ---- one try, and the tries that an answer needs ---- */
 
+static volatile sig_atomic_t alarmed;
+
+static void on_alarm(int signal)
+{
+	alarmed = signal;
+}
+
+/*
+ * The verifier gives up with EAGAIN when a signal is pending, and libbpf asks again, five times in
+ * all: so the alarm repeats.
+ */
+static void set_alarm(long seconds)
+{
+	const struct sigaction action = { .sa_handler = on_alarm };
+	const struct itimerval timer = {
+		.it_value = { .tv_sec = seconds },
+		.it_interval = { .tv_usec = seconds ? 200000 : 0 },
+	};
+
+	alarmed = 0;
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
 static void try_load(const struct options *o, const char *only, char *buf, int level,
 		     struct attempt *a)
 {
 	struct bpf_program *prog;
 	struct opened opened;
 	uint64_t start;
+	bool timed_out;
 	int err;
 
 	bpf_object__close(a->obj);
@@ -190,13 +220,21 @@ static void try_load(const struct options *o, const char *only, char *buf, int l
 		bpf_program__set_log_buf(prog, buf, o->log_size);
 		bpf_program__set_log_level(prog, level);
 	}
+	set_alarm(o->load_timeout_s);
 	start = now_us();
 	err = bpf_object__load(opened.obj);
 	a->load_us = now_us() - start;
+	timed_out = alarmed;
+	set_alarm(0);
 	a->err = err < 0 ? -err : 0;
 	buf[o->log_size - 1] = '\0';
 	if (a->err)
 		classify(a, buf);
+	if (a->err == EAGAIN && timed_out) {
+		a->stage = "verifier";
+		a->reason = "timeout";
+		buf[0] = '\0';	/* the figures of the last, short, retry */
+	}
 	a->message = strdup(capture_warnings());
 }
 
@@ -248,7 +286,7 @@ struct attempt load_attempt(const struct options *o, const char *only, struct lo
 	}
 	/* the trace of a million instructions takes long and helps nobody who did not ask for it */
 	if (a.err && !a.truncated && o->log_level < 0 && *log.answer &&
-	    strcmp(a.reason, "program-too-complex"))
+	    strcmp(a.reason, "program-too-complex") && strcmp(a.reason, "timeout"))
 		add_trace(o, only, log, &a);
 	return a;
 }

@@ -64,6 +64,7 @@ struct options {
 	int log_level;		/* -1: statistics first, a trace only after a rejection */
 	size_t log_size, tail;	/* bytes */
 	const char *log_dir;
+	long load_timeout_s;	/* for each load, 0: none */
 	bool hold, stats;
 	const char *ready_file;
 	long expire_s;		/* 0: hold for ever */
@@ -143,6 +144,7 @@ int cmd_load(int argc, char **argv);
 enum found { ABSENT, PRESENT, CANNOT_TELL };
 enum found in_kallsyms(const char *symbol);
 int cmd_attach(int argc, char **argv);
+bool kprobe_multi(void);
 int cmd_features(int argc, char **argv);
 int cmd_dump_relos(int argc, char **argv);
 int cmd_ids(int argc, char **argv);

@@ -140,6 +140,7 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 		{ "log-dir", required_argument, NULL, 'd' },
 		{ "log-size", required_argument, NULL, 'z' },
 		{ "tail", required_argument, NULL, 't' },
+		{ "load-timeout", required_argument, NULL, 'T' },
 		{ "hold", no_argument, NULL, 'H' },
 		{ "stats", no_argument, NULL, 'S' },
 		{ "ready-file", required_argument, NULL, 'r' },
@@ -200,6 +201,10 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 			if (parse_size("--tail", optarg, &number))
 				return -1;
 			o->tail = number;
+			break;
+		case 'T':
+			if (parse_size("--load-timeout", optarg, &o->load_timeout_s))
+				return -1;
 			break;
 		case 'H':
 			o->hold = true;

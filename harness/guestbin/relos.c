@@ -9,8 +9,9 @@ static void on_text(enum libbpf_print_level level, const char *text)
 {
 	size_t n = strlen(text);
 
-	/* the noise of opening an ELF file says nothing about relocations */
-	if (level == LIBBPF_DEBUG && !strstr(text, "relo #") && !strstr(text, "CO-RE"))
+	/* opening an ELF file is noisy too, and has relocations of its own */
+	if (level == LIBBPF_DEBUG && !strstr(text, "CO-RE") &&
+	    !(strstr(text, "prog '") && strstr(text, "relo #")))
 		return;
 	while (n && text[n - 1] == '\n')
 		n--;
