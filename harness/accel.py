@@ -56,6 +56,18 @@ def choose(
     return choice
 
 
+def remembered(cache: Cache) -> Choice | None:
+    """What a probe on this boot of the host has found, for the plan; None when none was made."""
+    refused = _refused()
+    if refused:
+        return Choice(accelerator=Accelerator.TCG, reason=refused)
+    for memory in sorted((cache.root / "accel").glob("*.json")):
+        known = _remembered(memory, f"{_host_boot()} ")
+        if known is not None:
+            return known
+    return None
+
+
 def _refused() -> str:
     """Why KVM need not be tried at all, "" when it must be."""
     if not _KVM.exists():
@@ -97,7 +109,7 @@ def _host_boot() -> str:
 def _remembered(memory: Path, key: str) -> Choice | None:
     try:
         said = json.loads(memory.read_text(encoding="utf-8"))
-        if said["key"] != key:
+        if not said["key"].startswith(key):
             return None
         return Choice(accelerator=Accelerator(said["accelerator"]), reason=str(said["reason"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -16,10 +16,10 @@ from harness import process, subject
 from harness.cache import Cache, sha256_of
 from harness.errors import HarnessError, UsageError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
-from harness.subject import Subject
+from harness.subject import Manifest, Subject
 
 _MAKE_TIMEOUT_S = 300.0
-_SOURCE_SUFFIXES = {".c", ".h", ".mk", ".S"}
+_SOURCE_SUFFIXES = {".c", ".h", ".mk", ".S", ".awk"}
 _GUESTBIN = Path(__file__).parent / "guestbin"
 
 
@@ -53,6 +53,11 @@ def from_manifest(path: Path, cache: Cache, on_progress: Callable[[str], None]) 
         files=tuple(_there(directory / name, path) for name in head.files),
     )
     return Built(subject=built, compile=_judge(built, time.monotonic() - started))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest at `path`; UsageError for one that makes no sense."""
+    return subject.read_manifest(path)
 
 
 def from_object(path: Path) -> Built:

@@ -94,6 +94,15 @@ def run(
     return done
 
 
+def passed_through(argv: Sequence[str | Path], *, cwd: Path | None = None) -> int:
+    """Run `argv` on our own terminal, without a deadline: a person, or CI, holds it."""
+    words = tuple(str(word) for word in argv)
+    with _popen(
+        words, stdin=None, stdout=None, stderr=None, env=None, cwd=cwd, group=False, hint=""
+    ) as child:
+        return child.wait()
+
+
 @contextlib.contextmanager
 def held(
     argv: Sequence[str | Path],

@@ -38,7 +38,7 @@ def table(run: Run) -> str:
 
 def verdict_line(run: Run) -> str:
     """ "pass: 12 kernels — 9 pass, 3 unavailable"."""
-    counts = {verdict: 0 for verdict in Verdict}
+    counts = dict.fromkeys(Verdict, 0)
     for cell in run.cells:
         counts[cell.verdict] += 1
     parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
@@ -117,7 +117,7 @@ def markdown(run: Run) -> str:
 
 
 def _headers(run: Run) -> list[str]:
-    return ["kernel", "release", *run.check_names, "boot", "verdict"]
+    return ["kernel", "release", *run.check_names, "verdict"]
 
 
 def _rows(run: Run) -> list[list[str]]:
@@ -127,10 +127,8 @@ def _rows(run: Run) -> list[list[str]]:
 def _row(cell: Cell, names: tuple[str, ...]) -> list[str]:
     by_name = {check.check: check for check in cell.checks}
     checks = [_short(by_name.get(name)) for name in names]
-    emulated = "~" if cell.boot and cell.boot.accelerator == "tcg" else ""
-    boot = f"{emulated}{cell.boot.boot_s:.1f} s" if cell.boot else "–"
     verdict = f"{SYMBOL[cell.verdict]} {cell.verdict}"
-    return [cell.kernel.name, cell.kernel.release or "–", *checks, boot, verdict]
+    return [cell.kernel.name, cell.kernel.release or "–", *checks, verdict]
 
 
 def _short(check: CheckResult | None) -> str:

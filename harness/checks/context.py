@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a check is given, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.guest import Guest
+from harness.objcheck import FeaturesAnswer, MapFix, Options
+from harness.results import CheckResult, Evidence, KernelFacts, write_atomically
+from harness.subject import Program, Subject
+
+OBJCHECK = "/usr/bin/objcheck"
+SUBJECT_DIR = "/subject"
+GUEST_BTF = f"{SUBJECT_DIR}/vmlinux.btf"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """A booted guest with the subject in it."""
+
+    guest: Guest
+    subject: Subject
+    kernel: KernelFacts
+    features: FeaturesAnswer
+    detached_btf: bool  # the kernel has no BTF of its own, GUEST_BTF holds one
+    emulated: bool
+    evidence_dir: Path  # of this kernel, inside the report's directory
+    report_dir: Path
+
+    @property
+    def object(self) -> str:
+        """The object's path in the guest."""
+        return f"{SUBJECT_DIR}/{self.subject.object.name}"
+
+    @property
+    def loader(self) -> str:
+        """The subject's own loader in the guest, "" without one."""
+        return f"{SUBJECT_DIR}/{self.subject.loader.name}" if self.subject.loader else ""
+
+    def options(self) -> Options:
+        """How objcheck loads the subject here."""
+        manifest = self.subject.manifest
+        fixes = [
+            MapFix(
+                name=name, type=fallback.type, key_size=fallback.key_size,
+                value_size=fallback.value_size, max_entries=fallback.max_entries,
+                unless_map=fallback.unless.removeprefix("map:"),
+            )
+            for name, described in manifest.maps.items()
+            if (fallback := described.fallback) is not None
+        ]  # fmt: skip
+        return Options(
+            btf=GUEST_BTF if self.detached_btf else "",
+            maps=tuple(fixes),
+            settings=manifest.rodata,
+        )
+
+    def said_of(self, program: str) -> Program:
+        """What the manifest says of a program; of one that it does not name, nothing special."""
+        return self.subject.manifest.programs.get(program, Program())
+
+    def keep(self, title: str, name: str, content: bytes) -> Evidence:
+        """Write a file beside the report and return the evidence that points to it."""
+        path = self.evidence_dir / name
+        write_atomically(path, content)
+        return Evidence(title=title, path=str(path.relative_to(self.report_dir)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A question, and how it is answered."""
+
+    name: str
+    question: str
+    ask: Callable[[Context], CheckResult]
+    estimate_s: float  # under TCG on two cores
+    needs_loader: bool = False  # only for subjects that bring one

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks that a person types: arguments in, exit status out."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn, ParamSpec, TypeVar
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.program import Program
+from invoke.tasks import task
+
+from harness import doctor, job, pipeline, project, report
+from harness.cache import Cache
+from harness.errors import HarnessError, UsageError
+from harness.progress import Note, Progress
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Errors of ours end in one clear line and a status, never in a traceback."""
+
+    @functools.wraps(body)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return body(*args, **kwargs)
+        except UsageError as error:
+            _fail(error, 2)
+        except HarnessError as error:
+            _fail(error, 3)
+        except KeyboardInterrupt:
+            raise Exit("interrupted", code=130) from None
+
+    return call
+
+
+def _fail(error: HarnessError, code: int) -> NoReturn:
+    hint = f"\n  → {error.hint}" if error.hint else ""
+    raise Exit(f"error: {error.message}{hint}", code=code)
+
+
+_KERNELS_HELP = {
+    "kernels": "tiers (core, lts, edge), series (5.10), names (5.10-oldest), stable, all; "
+    "comma-separated (default: core,lts,stable)"
+}
+_BACKEND_HELP = "auto, docker or local"
+
+
+@task(
+    name="kernel-matrix",
+    iterable=["kernel_dir", "append"],
+    help={
+        **_KERNELS_HELP,
+        "kernel-dir": "a directory with a kernel that someone built (repeatable)",
+        "backend": _BACKEND_HELP,
+        "object": "a compiled .bpf.o to test instead of the DNS observer",
+        "manifest": "a subject manifest to test instead of the DNS observer's",
+        "jobs": "guests at once (default: as many as cores and memory carry)",
+        "strict": "unavailable kernels make the exit status 3",
+        "checks": "comma-separated check names (default: all)",
+        "out": "directory of the report (default: reports/<time>)",
+        "append": "a word for the kernels' command line (repeatable)",
+        "boot-timeout": "seconds a kernel may take to boot",
+        "plan": "print the plan and do nothing",
+    },
+)
+@_guarded
+def kernel_matrix(
+    c: Context,
+    kernels: str = "",
+    kernel_dir: Sequence[str] = (),
+    object: str = "",
+    manifest: str = "",
+    backend: str = "auto",
+    jobs: int = 0,
+    strict: bool = False,
+    checks: str = "",
+    out: str = "",
+    append: Sequence[str] = (),
+    boot_timeout: int = 0,
+    plan: bool = False,
+) -> None:
+    """Build, boot every kernel, run every check, write the report."""
+    cache = Cache.default()
+    request = job.request(
+        cache=cache, kernels=kernels, kernel_dirs=[Path(p) for p in kernel_dir], object_path=object,
+        manifest_path=manifest, backend=backend, jobs=jobs, check_names=checks, out=out,
+        append=tuple(append), boot_timeout_s=float(boot_timeout),
+    )  # fmt: skip
+    print(job.plan_text(request, cache))
+    if plan:
+        return
+    with Progress() as emit:
+        run = pipeline.run(request, cache, emit)
+    written = job.write_reports(run, request.report_dir)
+    print(f"\n{report.table(run)}\n")
+    if report.problems(run):
+        print(f"{report.problems_text(run)}\n")
+    print(report.verdict_line(run))
+    for path in written:
+        print(f"  {path}")
+    _exit(job.status(run, strict=strict))
+
+
+@task(name="build")
+@_guarded
+def build_task(c: Context, manifest: str = "") -> None:
+    """Compile the subject and print where its object is."""
+    with Progress() as emit:
+        built = job.subject_source("", manifest)(Cache.default(), lambda t: emit(Note(text=t)))
+    print(f"{built.compile.verdict}: {built.subject.object}")
+
+
+@task(name="list")
+@_guarded
+def kernels_list(c: Context, kernels: str = "all", arch: str = "x86_64") -> None:
+    """The catalogue: names, tiers, what the lock pins, what the cache has."""
+    print(job.kernels_text(kernels, arch))
+
+
+@task(name="fetch", help=_KERNELS_HELP)
+@_guarded
+def kernels_fetch(c: Context, kernels: str = "", arch: str = "x86_64") -> None:
+    """Fetch kernels into the cache."""
+    with Progress() as emit:
+        failed = job.fetch(kernels, arch, Cache.default(), emit)
+    _exit(3 if failed else 0)
+
+
+@task(name="lock", help=_KERNELS_HELP)
+@_guarded
+def kernels_lock(c: Context, kernels: str = "all", arch: str = "x86_64") -> None:
+    """Resolve oldest and newest of each series anew and write kernels.lock."""
+    with Progress() as emit:
+        changed, unavailable = job.lock(kernels, arch, Cache.default(), emit)
+    print(f"{len(changed)} entries changed: {', '.join(changed) or 'none'}")
+    for name, reason in unavailable:
+        print(f"unavailable: {name}: {reason}")
+
+
+@task(name="images", help=_KERNELS_HELP)
+@_guarded
+def kernels_images(c: Context, kernels: str = "", remove: bool = False) -> None:
+    """Build the kernel containers kernel-test:<name>."""
+    with Progress() as emit:
+        for line in job.images(kernels, Cache.default(), emit, remove=remove):
+            print(line)
+
+
+@task(
+    name="run",
+    help={
+        "kernel": "name, series (its newest) or a directory",
+        "timeout": "seconds the command may take",
+        "src": "a directory that the guest sees as /src",
+        "backend": _BACKEND_HELP,
+    },
+)
+@_guarded
+def run_task(
+    c: Context, kernel: str, timeout: int = 600, src: str = "", backend: str = "local"
+) -> None:
+    """Run a command under a kernel: inv run --kernel 6.1 -- uname -r."""
+    words = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    if not words:
+        raise UsageError("no command given", hint="inv run --kernel 6.1 -- uname -r")
+    with Progress() as emit:
+        outcome = job.run_command(
+            kernel, words, Cache.default(), emit,
+            timeout_s=float(timeout), src=src, backend=backend,
+        )  # fmt: skip
+    sys.stdout.buffer.write(outcome.stdout)
+    sys.stdout.flush()
+    sys.stderr.buffer.write(outcome.stderr)
+    sys.stderr.flush()
+    _exit(outcome.status)
+
+
+@task(name="shell", help={"kernel": "name, series (its newest) or a directory"})
+@_guarded
+def shell_task(c: Context, kernel: str, src: str = "") -> None:
+    """A shell on the console of a guest."""
+    with Progress() as emit:
+        start = job.shell(kernel, Cache.default(), emit)
+    _exit(start(src))
+
+
+@task(name="report", help={"results": "a results.json (default: that of the latest run)"})
+@_guarded
+def report_task(c: Context, results: str = "") -> None:
+    """Redraw every report from results.json."""
+    path = Path(results) if results else Path("reports/latest/results.json")
+    for written in job.redraw(path):
+        print(f"  {written}")
+
+
+@task(name="doctor")
+@_guarded
+def doctor_task(c: Context) -> None:
+    """What this machine has, lacks, and how to get it."""
+    found = doctor.report()
+    print(doctor.render(found))
+    _exit(0 if found.healthy else 1)
+
+
+@task(name="lint")
+@_guarded
+def lint_task(c: Context) -> None:
+    """ruff, mypy, import layers."""
+    _exit(project.lint())
+
+
+@task(name="test", help={"fast": "leave the tests out that boot kernels", "k": "pytest's -k"})
+@_guarded
+def test_task(c: Context, fast: bool = False, k: str = "") -> None:
+    """Lint, unit tests, and tests that boot the oldest and the newest kernel; coverage."""
+    _exit(project.test(fast=fast, expression=k))
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise Exit(code=code)
+
+
+def _collections() -> tuple[Collection, Collection]:
+    """What the console script has, and what a checkout has beside that."""
+    kernels = Collection("kernels", kernels_list, kernels_fetch, kernels_lock, kernels_images)
+    tasks = (kernel_matrix, build_task, run_task, shell_task, report_task, doctor_task)
+    installed = Collection(*tasks)
+    checkout = Collection(*tasks, lint_task, test_task)
+    for collection in (installed, checkout):
+        collection.add_collection(kernels)
+    return installed, checkout
+
+
+_installed, namespace = _collections()
+
+
+def main() -> None:
+    """The console script `kernel-matrix`."""
+    Program(
+        name="kernel-matrix",
+        version=metadata.version("kernel-matrix"),
+        namespace=_installed,
+    ).run()

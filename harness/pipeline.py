@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole job: object and kernels in, one `Run` out. `run` reads top to bottom."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from importlib import metadata
+from pathlib import Path
+
+from harness import accel, baseroot, build, cell, kernel_container, process, results, rundir, supply
+from harness.build import Built
+from harness.cache import Cache, sha256_of
+from harness.cell import Bench, Request, SharedAccelerator, Wanted, wanted_facts, without_boot
+from harness.errors import HarnessError, UsageError
+from harness.progress import Finished, Listener, Note
+from harness.results import (
+    BootFacts,
+    Cause,
+    Cell,
+    CheckResult,
+    Evidence,
+    Run,
+    RunFacts,
+    SubjectFacts,
+    Verdict,
+)
+
+
+def run(request: Request, cache: Cache, emit: Listener) -> Run:
+    """Do the whole job and return what was found; only what concerns every cell raises."""
+    started = time.monotonic()
+    began = datetime.datetime.now(datetime.UTC)
+    _remove_leftovers(cache, emit)
+    backend = choose_backend(request.backend, emit)
+    say = _noting(emit)
+    try:
+        built = request.subject(cache, say)
+    except build.CompileError as error:
+        return _not_compiled(request, backend, error, began)
+    root = baseroot.obtain(cache, say)
+    bench = Bench(
+        request=request, cache=cache, backend=backend, root=root,
+        qemu_version=baseroot.check(root),
+        guest_archive=baseroot.guest_archive(root, cache, say),
+        objcheck=build.objcheck(cache, say), built=built,
+        lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
+    )  # fmt: skip
+    cells = _all_cells(bench)
+    first = next((done.boot for done in cells if done.boot), None)
+    return Run(
+        schema=results.SCHEMA,
+        run=_facts(request, backend, began, time.monotonic() - started, first),
+        subject=_subject_facts(built),
+        checks=(built.compile,),
+        cells=tuple(cells),
+    )
+
+
+def estimate_s(request: Request, jobs: int) -> float:
+    """About how long the cells will take with everything cached, under TCG."""
+    cell_s = 4.5 + sum(check.estimate_s for check in request.checks)
+    count = len(request.kernels) + len(request.directories)
+    return cell_s * -(-count // max(jobs, 1))
+
+
+def jobs_for(request: Request) -> int:
+    """How many guests at once: a core each, and memory for all."""
+    if request.jobs > 0:
+        return request.jobs
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    by_memory = pages // ((request.machine.memory_mib + 256) << 20)
+    return max(1, min(len(os.sched_getaffinity(0)), by_memory))
+
+
+def known_accelerator(cache: Cache) -> str:
+    """What the last probe on this boot of the host found, in words."""
+    known = accel.remembered(cache)
+    return f"{known.accelerator} ({known.reason})" if known else "probed by booting a guest"
+
+
+def _all_cells(bench: Bench) -> list[Cell]:
+    """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
+    wanted: list[Wanted] = [*bench.request.kernels, *bench.request.directories]
+    accelerator = SharedAccelerator(bench)
+    found: dict[str, Cell] = {}
+    pool = ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell")
+    try:
+        futures = {pool.submit(cell.answer, bench, item, accelerator): item for item in wanted}
+        for future, item in _as_they_end(futures):
+            done = future.result()
+            found[item.name] = done
+            deciding = done.deciding
+            summary = "" if deciding is None else deciding.summary.partition("\n")[0]
+            shown = summary if done.verdict is not Verdict.PASS else done.kernel.release
+            bench.emit(Finished(kernel=item.name, verdict=done.verdict, summary=shown))
+    except KeyboardInterrupt:
+        bench.emit(Note(text="interrupted: ending the guests, keeping what is finished"))
+        accelerator.cancelled.set()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [found.get(item.name) or _interrupted(item) for item in wanted]
+
+
+def _as_they_end(
+    futures: dict[Future[Cell], Wanted],
+) -> Iterator[tuple[Future[Cell], Wanted]]:
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future, futures[future]
+
+
+def choose_backend(asked: str, emit: Listener) -> str:
+    """ "docker" or "local"; `auto` is docker when an engine answers."""
+    if asked not in ("auto", "docker", "local"):
+        raise UsageError(f"unknown backend '{asked}'", hint="there is auto, docker, local")
+    if asked == "local":
+        return asked
+    client = kernel_container.engine()
+    if client is not None:
+        client.close()
+        return "docker"
+    if asked == "docker":
+        raise UsageError(
+            "no Docker engine answers", hint="start one, or leave --backend away to run locally"
+        )
+    emit(Note(text="no Docker engine answers: guests run on this machine (--backend local)"))
+    return "local"
+
+
+def _remove_leftovers(cache: Cache, emit: Listener) -> None:
+    """What a harness that was killed with SIGKILL left behind."""
+    gone = rundir.remove_orphans(cache)
+    containers = kernel_container.remove_orphans()
+    if gone or containers:
+        emit(
+            Note(
+                text=f"removed what a killed run left: {gone} directories, {len(containers)} containers"
+            )
+        )
+
+
+def _noting(emit: Listener) -> Callable[[str], None]:
+    return lambda text: emit(Note(text=text))
+
+
+def _interrupted(item: Wanted) -> Cell:
+    error = HarnessError("interrupted before it was reached", hint="run it again")
+    return without_boot(wanted_facts(item), Verdict.UNKNOWN, Cause.INFRA, error)
+
+
+def _not_compiled(
+    request: Request, backend: str, error: build.CompileError, began: datetime.datetime
+) -> Run:
+    check = CheckResult(
+        check="compile", verdict=Verdict.FAIL, cause=Cause.COMPILE,
+        summary=error.message.partition(":")[0], remedy=error.hint,
+        evidence=(Evidence(title="compiler", text=error.message),),
+    )  # fmt: skip
+    return Run(
+        schema=results.SCHEMA, run=_facts(request, backend, began, 0.0, None),
+        subject=SubjectFacts(name="not compiled", path="", sha256=""), checks=(check,), cells=(),
+    )  # fmt: skip
+
+
+def _subject_facts(built: Built) -> SubjectFacts:
+    path = built.subject.object
+    return SubjectFacts(
+        name=built.subject.name, path=path.name, sha256=sha256_of(path),
+        programs=tuple(built.subject.manifest.programs),
+    )  # fmt: skip
+
+
+def _facts(
+    request: Request,
+    backend: str,
+    began: datetime.datetime,
+    duration_s: float,
+    boot: BootFacts | None,
+) -> RunFacts:
+    return RunFacts(
+        started=began.isoformat(timespec="seconds"),
+        duration_s=duration_s,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        backend=backend,
+        accelerator=boot.accelerator if boot else "none",
+        accelerator_reason=boot.accelerator_reason if boot else "no guest ran",
+        host=f"{platform.system()} {platform.release()} {platform.machine()}",
+        harness=metadata.version("kernel-matrix"),
+        commit=_commit(),
+        compiler=build.compiler(),
+        lock_sha256=hashlib.sha256(request.lock.read_bytes()).hexdigest()
+        if request.lock.exists()
+        else "",
+    )
+
+
+def _commit() -> str:
+    if shutil.which("git") is None:
+        return ""
+    done = process.run(["git", "describe", "--always", "--dirty"], timeout_s=20, check=False)
+    return done.text.strip() if done.status == 0 else ""

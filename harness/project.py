@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's own checks: lint and tests, as CI and `./inv test` run them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness import process
+
+_BIN = Path(sys.executable).parent
+_COVERAGE_PERCENT = 85
+_LINTERS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("mypy",),
+    ("lint-imports",),
+)
+
+
+def lint() -> int:
+    """Every linter's output as it comes; 1 when one complains."""
+    worst = 0
+    for name, *words in _LINTERS:
+        worst = max(worst, min(process.passed_through([_BIN / name, *words]), 1))
+    return worst
+
+
+def test(*, fast: bool, expression: str) -> int:
+    """Lint, then pytest; with every test, coverage of harness/ must reach its floor."""
+    status = lint()
+    words = ["-m", "not vm" if fast else "vm or not vm"]
+    if expression:
+        words += ["-k", expression]
+    elif not fast:
+        words += ["--cov=harness", "--cov-report=term", f"--cov-fail-under={_COVERAGE_PERCENT}"]
+    return max(process.passed_through([sys.executable, "-m", "pytest", *words]), status)
