@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 OWNER_LABEL = "kernel-matrix.owner"  # "pid:start time" of the harness that started a container
 _OVERHEAD_MIB = 512  # what QEMU itself takes beside the guest's memory
+_NO_ANSWER = "the Docker engine went away while the guest ran"
+_CALL_TIMEOUT_S = 30  # the engine's answer to a request that does not wait for a guest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +34,7 @@ class Docker:
 
     image: str
     arch: Arch = Arch.X86_64
+    lifetime_s: int = 6 * 3600  # longer than any run; then it ends even if nobody comes back
 
     @property
     def name(self) -> str:
@@ -46,12 +50,13 @@ class Docker:
         client = engine()
         if client is None:
             raise HarnessError("the Docker engine does not answer any more", hint="start it again")
-        with contextlib.closing(client):
+        with contextlib.closing(client), contextlib.ExitStack() as stack:
             try:
-                container = client.containers.run(
+                # Not `run`: that would ask a registry for an image that is not there.
+                container = client.containers.create(
                     self.image,
-                    entrypoint=PROGRAM[self.arch],
-                    command=list(qemu_argv),
+                    entrypoint=["/usr/bin/timeout", "--signal=KILL", str(self.lifetime_s)],
+                    command=[PROGRAM[self.arch], *qemu_argv],
                     detach=True,
                     network_mode="none",
                     cap_drop=["ALL"],
@@ -66,45 +71,66 @@ class Docker:
                     labels={OWNER_LABEL: owner()},
                     init=False,
                 )
-            except docker.errors.DockerException as error:
+                stack.callback(_remove, container)
+                container.start()
+            except docker.errors.ImageNotFound as error:
                 raise HarnessError(
-                    f"Docker did not start '{self.image}': {error}",
+                    f"there is no kernel container '{self.image}'",
                     hint="inv kernels images builds the kernel containers",
                 ) from error
-            try:
-                yield _DockerQemu(container)
-            finally:
-                _remove(container)
+            except (docker.errors.DockerException, requests.RequestException) as error:
+                raise HarnessError(f"Docker did not start '{self.image}': {error}") from error
+            yield _DockerQemu(container)
 
 
 class _DockerQemu:
+    """A thread waits for the container's end: asking again and again would cost the guest CPU."""
+
     def __init__(self, container: DockerContainer) -> None:
         self._container = container
+        self._ending: str | None = None
+        threading.Thread(target=self._wait, name="container-end", daemon=True).start()
 
     def ended(self) -> str | None:
-        try:
-            self._container.reload()
-        except docker.errors.NotFound:
-            return "the container was removed from outside"
-        except (docker.errors.DockerException, requests.RequestException) as error:
-            return f"the Docker engine does not answer ({type(error).__name__})"
-        if self._container.status in ("running", "created"):
-            return None
-        state = self._container.attrs.get("State", {})
-        status = state.get("ExitCode", -1)
-        said = self._container.logs(tail=5).decode(errors="replace").strip()
-        killed = " (out of memory)" if state.get("OOMKilled") else ""
-        how = f"killed by signal {status - 128}" if status > 128 else f"status {status}"
-        return f"QEMU ended with {how}{killed}{': ' + said if said else ''}"
+        return self._ending
 
     def kill(self) -> None:
         self._container.kill()
+
+    def _wait(self) -> None:
+        # A client of our own: the harness uses the other one at the same time.
+        client = engine()
+        if client is None:
+            self._ending = _NO_ANSWER
+            return
+        with contextlib.closing(client):
+            self._ending = _wait_for_end(client, str(self._container.id))
+
+
+def _wait_for_end(client: docker.DockerClient, identity: str) -> str:
+    """Block until the container has ended; how, in words."""
+    try:
+        container = client.containers.get(identity)
+        status = int(
+            container.wait().get("StatusCode", -1)
+        )  # no deadline: the guest's user has one
+        container.reload()
+        state = container.attrs.get("State", {})
+        said = container.logs(tail=5).decode(errors="replace").strip()[-400:]
+    except docker.errors.NotFound:
+        return "the container was removed from outside"
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        logger.debug("waiting for container %s: %s", identity, error)
+        return _NO_ANSWER
+    killed = " (out of memory)" if state.get("OOMKilled") else ""
+    how = f"killed by signal {status - 128}" if status > 128 else f"status {status}"
+    return f"QEMU ended with {how}{killed}{': ' + said if said else ''}"
 
 
 def engine() -> docker.DockerClient | None:
     """A client of the Docker engine, or None when none answers."""
     try:
-        client = docker.from_env(timeout=60)
+        client = docker.from_env(timeout=_CALL_TIMEOUT_S)
     except docker.errors.DockerException:
         return None
     try:
