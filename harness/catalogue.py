@@ -78,6 +78,7 @@ class OciSource:
     """A container image, or a directory in OCI layout, that holds /boot/vmlinuz*."""
 
     image: str
+    pick: Pick | None
 
 
 Source = DebianSource | SnapshotSource | OciSource
@@ -250,7 +251,7 @@ def _named(
     if word == "stable":
         series = newest_stable(mine, released)
         return [k for k in mine if k.series == series and k.pick is Pick.NEWEST]
-    by_name = [k for k in mine if word in (k.series, f"{k.series}-{k.pick}", f"v{k.series}")]
+    by_name = [k for k in mine if word in (k.series, f"{k.series}-{k.pick}")]
     # A full name says its architecture itself.
     return by_name or [kernel for kernel in catalogue.kernels if kernel.name == word]
 
@@ -300,7 +301,7 @@ def _series_file(path: Path, snapshot_url: str) -> list[Kernel]:
 
 
 def _serves(source: Source, pick: Pick) -> bool:
-    return not isinstance(source, SnapshotSource) or source.pick in (None, pick)
+    return isinstance(source, DebianSource) or source.pick in (None, pick)
 
 
 def _absent(table: Table) -> frozenset[Feature]:
@@ -323,16 +324,20 @@ def _source(table: Table) -> Source:
         source = SnapshotSource(
             timestamp=table.text("timestamp", pattern=_TIMESTAMP),
             suites=table.texts("suites", pattern=_SUITE),
-            pick=_choice(table, "pick", Pick) if table.has("pick") else None,
+            pick=_pick(table),
         )
     elif kind == "oci":
-        source = OciSource(image=table.text("image"))
+        source = OciSource(image=table.text("image"), pick=_pick(table))
     else:
         raise UsageError(
             f"{table.where}: unknown kind '{kind}'", hint="there is debian, snapshot, oci"
         )
     table.finish()
     return source
+
+
+def _pick(table: Table) -> Pick | None:
+    return _choice(table, "pick", Pick) if table.has("pick") else None
 
 
 def _choice(table: Table, key: str, kind: type[_Choice]) -> _Choice:

@@ -119,6 +119,7 @@ def download(url: str, target: Path, *, sha256: str, timeout_s: float = 30.0) ->
             APT_HELPER, "download-file", _copied(url), target, f"SHA256:{sha256}",
             "-o", f"Acquire::http::Timeout={timeout_s:g}",
             "-o", f"Acquire::https::Timeout={timeout_s:g}",
+            "-o", "Acquire::Retries=1",
         ],
         timeout_s=_DOWNLOAD_TIMEOUT_S, check=False, env=_ENV,
     )  # fmt: skip
@@ -194,6 +195,7 @@ def _options(root: Path, suite: Suite, arch: str, keys: list[Path]) -> list[str]
         "Acquire::AllowWeakRepositories": "false",
         "Acquire::AllowDowngradeToInsecureRepositories": "false",
         "APT::Get::AllowUnauthenticated": "false",
+        "Acquire::Retries": "1",
         "Acquire::http::Timeout": "30",
         "Acquire::https::Timeout": "30",
     }

@@ -145,7 +145,11 @@ def _heal(files: list[DebFile], urls: Urls, cache: Cache, on_progress: Progress)
     for file in files:
         kept = cache.root / "debs" / file.sha256 / "package.deb"
         if kept.is_file() and kept.stat().st_size != file.size:
-            fetch(file, urls, cache, on_progress)
+            try:
+                fetch(file, urls, cache, on_progress)
+            except UnavailableError as error:
+                # Not fatal: what we need of it may have been taken out long ago.
+                logger.warning("'%s' is damaged and cannot be replaced: %s", kept, error)
 
 
 def _with_detached_btf(

@@ -21,6 +21,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUITE = re.compile(r"[a-z][a-z0-9./-]*")
 _POOL_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._+~/-]*\.deb")
 _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+_BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}")
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_-]*")
 
 
@@ -54,18 +55,21 @@ class DebFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedKernel:
-    """What a catalogue entry was resolved to."""
+    """What a catalogue entry was resolved to: packages, or a container image."""
 
     name: str  # the catalogue's
-    version: str  # Debian's: "5.10.223-1"
+    version: str  # Debian's: "5.10.223-1"; of an image, the kernel's release
     seen: str  # when it was in the archive: "20261122T131500Z"
     files: tuple[DebFile, ...]
     release: str  # `uname -r`, as the image says
     vmlinuz_sha256: str
+    oci: str = ""  # the image by digest, instead of files
 
     @property
-    def image(self) -> DebFile:
-        return next(file for file in self.files if file.role is Role.IMAGE)
+    def called(self) -> str:
+        """For a sentence: package and version, or the image."""
+        image = next((file for file in self.files if file.role is Role.IMAGE), None)
+        return f"{image.package} {self.version}" if image else self.oci
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +131,7 @@ def write_lock(path: Path, lock: Lock) -> None:
             f'release = "{kernel.release}"',
             f'seen = "{kernel.seen}"',
             f'vmlinuz_sha256 = "{kernel.vmlinuz_sha256}"',
+            *([f'oci = "{kernel.oci}"'] if kernel.oci else []),
         ]
         for file in kernel.files:
             lines += [
@@ -155,10 +160,13 @@ def _kernel(table: Table) -> LockedKernel:
         release=table.text("release", pattern=_TOKEN),
         seen=table.text("seen", pattern=_TIMESTAMP),
         vmlinuz_sha256=table.text("vmlinuz_sha256", pattern=_SHA256),
+        oci=table.text("oci", pattern=_BY_DIGEST) if table.has("oci") else "",
         files=tuple(_file(file) for file in table.tables("file")),
     )
     table.finish()
-    if [file.role for file in kernel.files].count(Role.IMAGE) != 1:
+    if kernel.oci and not kernel.files:
+        return kernel
+    if kernel.oci or [file.role for file in kernel.files].count(Role.IMAGE) != 1:
         raise UsageError(f"{table.where}: '{kernel.name}' needs one file with role 'image'")
     return kernel
 

@@ -53,8 +53,7 @@ def obtain(
             continue
         if locked is None:
             return found
-        wanted = f"{locked.image.package} {locked.version}"
-        note = f"not as locked: wanted {wanted}, used {found.source}"
+        note = f"not as locked: wanted {locked.called}, used {found.source}"
         return replace(found, note="; ".join(filter(None, [note, found.note])))
     raise UnavailableError(
         f"{kernel.name}: {'; '.join(dict.fromkeys(reasons))}",
@@ -117,14 +116,19 @@ def _as_locked(
             raise UnavailableError("; ".join(reasons), hint=error.hint) from None
         yield snapshot.file_url(base, file, locked.seen)
 
-    found = bundle.from_packages(kernel.name, locked.files, urls, cache, on_progress)
+    if locked.oci:
+        found, _ = oci.obtain(kernel.name, locked.oci, kernel.arch, cache, on_progress)
+    else:
+        found = bundle.from_packages(kernel.name, locked.files, urls, cache, on_progress)
+        source = f"Debian {locked.files[0].suite}: {locked.called}"
+        found = replace(found, source=source)
     if found.sha256 != locked.vmlinuz_sha256:
         raise HarnessError(
             f"the image of '{kernel.name}' has sha256 {found.sha256}, "
             f"the lock says {locked.vmlinuz_sha256}",
             hint="make the lock again: inv kernels lock",
         )
-    return replace(found, source=_sentence("Debian", locked.image, locked.version))
+    return found
 
 
 def _from_source(
@@ -132,7 +136,7 @@ def _from_source(
     on_progress: Progress,
 ) -> KernelFiles:  # fmt: skip
     if isinstance(source, OciSource):
-        return oci.obtain(kernel.name, source.image, kernel.arch, cache, on_progress)
+        return oci.obtain(kernel.name, source.image, kernel.arch, cache, on_progress)[0]
     return _resolved(kernel, source, cache, on_progress)[1]
 
 
@@ -210,24 +214,48 @@ def _resolve(
 ) -> LockedKernel:
     reasons: list[str] = []
     for source in kernel.sources:
-        if isinstance(source, OciSource):
-            continue
         try:
-            choice, found = _resolved(kernel, source, cache, on_progress)
+            if isinstance(source, OciSource):
+                entry = _resolve_image(kernel, source, cache, on_progress)
+            else:
+                entry = _resolve_packages(kernel, source, cache, on_progress)
         except UnavailableError as error:
             reasons.append(error.message)
             continue
-        if old is not None and (old.version, old.files) == (choice.version, choice.files):
-            return old
-        return LockedKernel(
-            name=kernel.name,
-            version=choice.version,
-            seen=source.timestamp if isinstance(source, SnapshotSource) else _now(),
-            files=choice.files,
-            release=found.release,
-            vmlinuz_sha256=found.sha256,
-        )
-    raise UnavailableError("; ".join(dict.fromkeys(reasons)) or "no Debian source")
+        # The moment alone is no change: the diff of a refresh stays small.
+        return old if old is not None and replace(entry, seen=old.seen) == old else entry
+    raise UnavailableError("; ".join(dict.fromkeys(reasons)))
+
+
+def _resolve_packages(
+    kernel: Kernel, source: DebianSource | SnapshotSource, cache: Cache, on_progress: Progress
+) -> LockedKernel:
+    choice, found = _resolved(kernel, source, cache, on_progress)
+    return LockedKernel(
+        name=kernel.name,
+        version=choice.version,
+        seen=source.timestamp if isinstance(source, SnapshotSource) else _now(),
+        files=choice.files,
+        release=found.release,
+        vmlinuz_sha256=found.sha256,
+    )
+
+
+def _resolve_image(
+    kernel: Kernel, source: OciSource, cache: Cache, on_progress: Progress
+) -> LockedKernel:
+    found, pinned = oci.obtain(kernel.name, source.image, kernel.arch, cache, on_progress)
+    if not pinned:
+        raise UnavailableError(f"image '{source.image}' has no digest that a lock could hold")
+    return LockedKernel(
+        name=kernel.name,
+        version=found.release,
+        seen=_now(),
+        files=(),
+        release=found.release,
+        vmlinuz_sha256=found.sha256,
+        oci=pinned,
+    )
 
 
 def _sentence(server: str, file: DebFile, version: str) -> str:

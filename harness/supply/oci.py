@@ -10,15 +10,14 @@ import hashlib
 import json
 import re
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-import docker
 import zstandard
-from docker.errors import DockerException
 
 from harness.cache import Cache
 from harness.errors import HarnessError, UnavailableError
@@ -31,43 +30,69 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ENGINE_TIMEOUT_S = 60
 _MAX_JSON_BYTES = 4 << 20
 _MAX_SPOOL_BYTES = 4 << 30
+_failures: dict[str, str] = {}  # image -> why this process could not have it
+_failed = threading.Lock()
 _PLATFORM_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
 # Images keep kernels in /boot; Debian's own and bootc's in /usr/lib/modules.
 _PLACES = ("/boot", "/usr/lib/modules")
 
 
-def obtain(name: str, image: str, arch: str, cache: Cache, on_progress: Progress) -> KernelFiles:
-    """The kernel in `image`: a directory in OCI layout, or an image reference."""
+def obtain(
+    name: str, image: str, arch: str, cache: Cache, on_progress: Progress
+) -> tuple[KernelFiles, str]:
+    """The kernel in `image`, a directory in OCI layout or an image reference.
+
+    Also returns the reference by digest that a lock can hold, "" for a directory.
+    """
     layout = Path(image).expanduser()
-    found = (
-        _from_layout(name, layout, arch, cache, on_progress)
-        if (layout / "oci-layout").is_file()
-        else _from_engine(name, image, arch, cache, on_progress)
-    )
+    if (layout / "oci-layout").is_file():
+        found, pinned = _from_layout(name, layout, arch, cache, on_progress), ""
+    else:
+        with _failed:
+            reason = _failures.get(image)
+        if reason:
+            raise UnavailableError(reason)
+        try:
+            found, pinned = _from_engine(name, image, arch, cache, on_progress)
+        except UnavailableError as error:
+            # A registry that hangs costs its time once, not once per kernel.
+            with _failed:
+                _failures[image] = error.message
+            raise
     if found.arch != arch:
         raise UnavailableError(f"image '{image}' holds a kernel for {found.arch}, not {arch}")
-    return replace(found, source=f"container image {image}")
+    return replace(found, source=f"container image {pinned or image}"), pinned
 
 
 def _from_engine(
     name: str, image: str, arch: str, cache: Cache, on_progress: Progress
-) -> KernelFiles:
+) -> tuple[KernelFiles, str]:
+    # The SDK takes a third of a second to load; most runs never need an image.
+    import docker
+    from docker.errors import DockerException, ImageNotFound, NotFound
+
     with contextlib.ExitStack() as undo:
         try:
             client = docker.from_env(timeout=_ENGINE_TIMEOUT_S)
             undo.callback(client.close)
-            found = client.images.list(name=image)
-            if not found:
+            client.ping()
+        except (DockerException, OSError) as error:
+            raise UnavailableError(f"no container engine to pull '{image}' with") from error
+        try:
+            try:
+                found = client.images.get(image)
+            except ImageNotFound:
                 on_progress(f"pulling {image}")
                 client.images.pull(image, platform=f"linux/{_PLATFORM_ARCH[arch]}")
-            identity = str(client.images.get(image).id)
+                found = client.images.get(image)
+            pinned = next(iter(found.attrs.get("RepoDigests") or []), "")
 
             def fill(directory: Path) -> None:
                 # Created, never started: it needs no command that exists.
-                container = client.containers.create(image, command="/none")
+                container = client.containers.create(str(found.id), command="/none")
                 try:
                     for place in _PLACES:
-                        with contextlib.suppress(docker.errors.NotFound):
+                        with contextlib.suppress(NotFound):
                             chunks, _ = container.get_archive(place)
                             prefix = place.lstrip("/").rpartition("/")[0]
                             with _spooled(chunks, image) as stream:
@@ -78,10 +103,10 @@ def _from_engine(
                     container.remove(force=True)
                 _described(directory, image)
 
-            directory = cache.entry("oci", _key(identity), fill)
-        except DockerException as error:
+            directory = cache.entry("oci", _key(str(found.id)), fill)
+        except (DockerException, OSError) as error:
             raise UnavailableError(f"image '{image}': {_short(error)}") from error
-    return bundle.in_directory(name, directory, source="")
+    return bundle.in_directory(name, directory, source=""), str(pinned)
 
 
 def _from_layout(
@@ -209,5 +234,5 @@ def _key(digest: str) -> str:
 
 def _short(error: Exception) -> str:
     """The engine's message, which may be a page long, on one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(getattr(error, "explanation", "") or error).split())
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -18,7 +18,7 @@ from harness.supply.lock import Archive, DebFile
 from harness.supply.mirror import archive_of
 
 VARIABLE = "KERNEL_MATRIX_SNAPSHOT_MIRROR"
-PROBE_DEADLINE_S = 4.0
+PROBE_DEADLINE_S = 6.0  # for its answer; where there is no network, none is needed
 
 _probed: dict[str, str] = {}  # base address -> why it cannot be reached, "" if it can
 _probing = threading.Lock()

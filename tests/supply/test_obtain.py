@@ -175,7 +175,7 @@ def test_a_locked_release_is_had_from_the_snapshot_of_its_day(
     gone = world.archive.add("bullseye", world.debs["5.10.2-1"])
     lock = world.locked(kernel())
     entry = lock.kernels[0]
-    kept = world.archive.root.parent / "archive" / "debian" / entry.seen / entry.image.filename
+    kept = world.archive.root.parent / "archive" / "debian" / entry.seen / entry.files[0].filename
     kept.parent.mkdir(parents=True)
     gone.rename(kept)
     monkeypatch.setenv("KERNEL_MATRIX_SNAPSHOT_MIRROR", world.server.url)
