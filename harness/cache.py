@@ -66,6 +66,11 @@ class Cache:
         final = self.root / kind / key
         return final if self._usable(final) else None
 
+    def discard(self, kind: str, key: str) -> None:
+        """Give up the space of an entry that is not needed any more."""
+        with self.locked(f"{kind}-{key}"):
+            _remove(self.root / kind / key)
+
     def directory(self, *names: str) -> Path:
         """A plain directory of the cache that its user keeps in order itself, under a lock."""
         path = self.root.joinpath(*names)

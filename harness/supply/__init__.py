@@ -5,11 +5,14 @@ from harness.supply.directory import from_directory
 from harness.supply.files import KernelFiles
 from harness.supply.lock import Lock, read_lock
 from harness.supply.obtaining import LockReport, obtain, resolve_lock
+from harness.supply.outlook import Outlook, foresee
 
 __all__ = [
     "KernelFiles",
     "Lock",
     "LockReport",
+    "Outlook",
+    "foresee",
     "from_directory",
     "obtain",
     "read_lock",

@@ -63,6 +63,12 @@ def from_packages(
     return kernel
 
 
+def is_cached(files: tuple[DebFile, ...], cache: Cache) -> bool:
+    """Is the kernel of these packages in the cache (unharmed or not: that takes reading it)?"""
+    parts = [file for file in files if file.role is not Role.DEBUG]
+    return (cache.root / "kernels" / _key(parts)).is_dir()
+
+
 def fetch(file: DebFile, urls: Urls, cache: Cache, on_progress: Progress) -> Path:
     """The .deb in the cache, downloaded unless it is there with the right hash."""
 
@@ -175,6 +181,8 @@ def _with_detached_btf(
     except HarnessError as error:
         logger.warning("no BTF for %s: %s", kernel.name, error)
         return replace(kernel, note=f"no BTF could be made from {debug.package}: {error.message}")
+    if (cache.root / "debs" / debug.sha256).is_dir():
+        cache.discard("debs", debug.sha256)  # hundreds of MB, of which we keep four
     return replace(kernel, btf=made / BTF, btf_detached=True)
 
 

@@ -17,7 +17,7 @@ from harness import process
 from harness.cache import Cache
 from harness.catalogue import Btf, DebianSource, Kernel, Pick, SnapshotSource, Tier
 from harness.errors import HarnessError, UnavailableError, UsageError
-from harness.supply import KernelFiles, Lock, LockReport, obtain, read_lock, resolve_lock
+from harness.supply import KernelFiles, Lock, LockReport, foresee, obtain, read_lock, resolve_lock
 
 from tests.supply import images
 from tests.supply.repository import Archive, Key, Server, served, signing_key
@@ -508,6 +508,34 @@ def test_a_lock_of_another_series_is_refused(world: World) -> None:
         world.get(kernel(series="5.4"), lock)
 
 
+def test_the_outlook_tells_without_the_network(world: World) -> None:
+    """The run opens with its plan, before anything is downloaded."""
+    world.archive.add("bullseye", world.debs["5.10.2-1"])
+    unlocked = foresee(kernel(), cache=world.cache, lock=None)
+    lock = world.locked(kernel())
+    world.server.asked.clear()
+
+    here = foresee(kernel(), cache=world.cache, lock=lock)
+    elsewhere = foresee(kernel(), cache=world.elsewhere().cache, lock=lock)
+
+    assert unlocked.source == "not locked: Debian bullseye"
+    assert (here.version, here.cached, here.download_bytes) == ("5.10.2-1", True, 0)
+    assert not elsewhere.cached
+    assert elsewhere.download_bytes == lock.kernels[0].files[0].size
+    assert world.server.asked == []
+
+
+def test_a_damaged_package_that_cannot_be_replaced_costs_nothing(world: World) -> None:
+    """What we need of it was taken out before."""
+    pool = world.archive.add("bullseye", world.debs["5.10.2-1"])
+    lock = world.locked(kernel())
+    pool.unlink()
+    (deb,) = (world.cache.root / "debs").rglob("*.deb")
+    deb.write_bytes(b"")
+
+    assert not world.get(kernel(), lock).note
+
+
 def test_a_cache_under_a_path_with_spaces_works(world: World) -> None:
     """Home directories have them."""
     world.archive.add("bullseye", world.debs["5.10.2-1"])
@@ -537,6 +565,7 @@ def test_a_kernel_without_btf_gets_one_from_its_debug_package(world: World, tmp_
     assert found.btf is not None
     assert found.btf_detached
     assert b"family" in found.btf.read_bytes()
+    assert len(list((world.cache.root / "debs").iterdir())) == 1
 
 
 def test_a_debug_package_without_debug_information_costs_only_the_btf(
