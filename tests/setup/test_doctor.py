@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,4 @@ def test_an_engine_that_is_not_there_has_a_reason(
     ask: Callable[[], tuple[str, str]] = doctor._engine
 
     assert ask() == ("", "does not answer")
+    gc.collect()
