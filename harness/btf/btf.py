@@ -11,33 +11,25 @@ A split BTF (a module's) is stored behind its base in the same arrays: its ids s
 
 from __future__ import annotations
 
-import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from harness.btf.blob import RECORD_WORDS, ByteOrder, Header, walk
 from harness.btf.errors import BtfError
 from harness.btf.index import NameIndex, essential_name
 from harness.btf.kinds import (
     INT_SIGNED,
     KIND_MASK,
     KIND_SHIFT,
-    TRAILER_FIXED,
-    TRAILER_PER_ELEMENT,
     VLEN_MASK,
     Kind,
     kind_name,
 )
 
-ByteOrder = Literal["little", "big"]
-
-MAGIC: Final = 0xEB9F
-_HEADER_LEN: Final = 24  # up to str_len; newer headers add layout_off and layout_len
-_RECORD_WORDS: Final = 3
-_TOO_LONG: Final = 1 << 40  # trailer length of a kind nobody knows: ends the walk
 _MODIFIERS: Final = frozenset(
     (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 )
@@ -169,7 +161,7 @@ class Btf:
 
         `offsets` is a stored result of an earlier walk over the same bytes (see `store`).
         """
-        header = _Header.parse(data, source)
+        header = Header.parse(data, source)
         start = header.types_start
         own = array("I")
         own.frombytes(data[start : start + header.type_len])
@@ -188,12 +180,12 @@ class Btf:
                     source=source,
                 )
             # Stored behind the base: the format numbers ids and strings that way.
-            words = base.words[:-_RECORD_WORDS]
+            words = base.words[:-RECORD_WORDS]
             strings = base.raw_strings() + data[first:last]
             first, last = 0, len(strings)
             first_own_id = base.type_count
         if offsets is None:
-            own_offsets = _walk(own, start, header.layout(data, source), source)
+            own_offsets = walk(own, start, header.layout(data, source), source)
             if base is None:
                 offsets = own_offsets
             else:
@@ -203,7 +195,7 @@ class Btf:
         if base is not None:
             words.extend(own)
         offsets[0] = len(words)
-        words.extend((0,) * _RECORD_WORDS)
+        words.extend((0,) * RECORD_WORDS)
         return cls(
             words=words,
             offsets=offsets,
@@ -293,7 +285,7 @@ class Btf:
     def type(self, type_id: int) -> Type:
         """The record of `type_id`, decoded."""
         at = self.record(type_id)
-        name_off, info, size_or_type = self.words[at : at + _RECORD_WORDS]
+        name_off, info, size_or_type = self.words[at : at + RECORD_WORDS]
         number = info >> KIND_SHIFT & KIND_MASK
         try:
             kind = Kind(number)
@@ -500,147 +492,10 @@ class Btf:
         return at
 
     def _elements(self, at: int, count: int, width: int) -> Iterator[tuple[int, ...]]:
-        first = at + _RECORD_WORDS
+        first = at + RECORD_WORDS
         chunk = self.words[first : first + count * width]
         return zip(*(chunk[lane::width] for lane in range(width)), strict=True)
 
 
 def _as_signed(value: int, bits: int, signed: bool) -> int:
     return value - (1 << bits) if signed and value >> (bits - 1) else value
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Header:
-    """Where the sections of a blob are, in bytes from its start; checked against its length."""
-
-    byte_order: ByteOrder
-    types_start: int
-    type_len: int
-    strings_start: int
-    strings_end: int
-    layout_start: int
-    layout_len: int
-
-    @classmethod
-    def parse(cls, data: bytes, source: str) -> _Header:
-        if len(data) < _HEADER_LEN:
-            raise BtfError(
-                f"{len(data)} bytes are too short for a header of {_HEADER_LEN}",
-                offset=0,
-                field="magic",
-                source=source,
-            )
-        order: ByteOrder
-        if data[:2] == b"\x9f\xeb":
-            order = "little"
-        elif data[:2] == b"\xeb\x9f":
-            order = "big"
-        else:
-            raise BtfError(
-                f"magic is '{data[:2].hex()}', not 9feb or eb9f",
-                offset=0,
-                field="magic",
-                source=source,
-                hint="give a raw BTF file or an ELF file with a .BTF section",
-            )
-        mark = "<" if order == "little" else ">"
-        header_len, type_off, type_len, str_off, str_len = struct.unpack_from(f"{mark}5I", data, 4)
-        layout_off = layout_len = 0
-        if header_len >= 32 <= len(data):
-            layout_off, layout_len = struct.unpack_from(f"{mark}2I", data, 24)
-
-        def check(good: bool, message: str, offset: int, field: str) -> None:
-            if not good:
-                raise BtfError(message, offset=offset, field=field, source=source)
-
-        room = len(data) - header_len
-        check(header_len >= _HEADER_LEN, f"'{header_len}' is less than 24", 4, "hdr_len")
-        check(room >= 0, f"'{header_len}' is more than the {len(data)} bytes", 4, "hdr_len")
-        check(type_off % 4 == 0, f"'{type_off}' is not a multiple of 4", 8, "type_off")
-        check(type_len % 4 == 0, f"'{type_len}' is not a multiple of 4", 12, "type_len")
-        check(
-            type_off + type_len <= str_off,
-            f"types end at {type_off + type_len}, behind the strings' start '{str_off}'",
-            16,
-            "str_off",
-        )
-        check(
-            str_off + str_len <= room,
-            f"strings end at {str_off + str_len}, behind the blob's {room} bytes",
-            20,
-            "str_len",
-        )
-        strings_start = header_len + str_off
-        strings_end = strings_start + str_len
-        check(str_len > 0, "there are no strings", 20, "str_len")
-        check(data[strings_end - 1] == 0, "strings do not end in NUL", strings_end - 1, "strings")
-        check(layout_off % 4 == 0, f"'{layout_off}' is not a multiple of 4", 24, "layout_off")
-        check(
-            layout_off + layout_len <= room,
-            f"layout ends at {layout_off + layout_len}, behind the blob's {room} bytes",
-            28,
-            "layout_len",
-        )
-        return cls(
-            byte_order=order,
-            types_start=header_len + type_off,
-            type_len=type_len,
-            strings_start=strings_start,
-            strings_end=strings_end,
-            layout_start=header_len + layout_off,
-            layout_len=layout_len,
-        )
-
-    def layout(self, data: bytes, source: str) -> dict[int, tuple[int, int]]:
-        """Trailer (fixed words, words per element) of kinds that only the layout section knows."""
-        extra: dict[int, tuple[int, int]] = {}
-        for kind in range(min(self.layout_len // 4, KIND_MASK + 1)):
-            info_size, element_size = data[
-                self.layout_start + 4 * kind : self.layout_start + 4 * kind + 2
-            ]
-            if kind < len(Kind):
-                continue
-            if info_size % 4 or element_size % 4:
-                raise BtfError(
-                    f"kind {kind} has trailers of '{info_size}' and '{element_size}' bytes",
-                    offset=self.layout_start + 4 * kind,
-                    field="info_sz",
-                    source=source,
-                )
-            extra[kind] = (info_size // 4, element_size // 4)
-        return extra
-
-
-def _walk(
-    words: array[int], start: int, layout: dict[int, tuple[int, int]], source: str
-) -> array[int]:
-    """Offsets (in words) of all type records; entry 0 is a placeholder for void."""
-    fixed = [_TOO_LONG] * (KIND_MASK + 1)
-    per = [0] * (KIND_MASK + 1)
-    for kind in Kind:
-        if kind is not Kind.VOID:
-            fixed[kind] = _RECORD_WORDS + TRAILER_FIXED.get(kind, 0)
-            per[kind] = TRAILER_PER_ELEMENT.get(kind, 0)
-    for number, (info_words, element_words) in layout.items():
-        fixed[number], per[number] = _RECORD_WORDS + info_words, element_words
-    found = array("I", (0,))
-    append = found.append
-    at, end = 0, len(words)
-    while at < end - 2:
-        append(at)
-        info = words[at + 1]
-        kind_number = info >> KIND_SHIFT & KIND_MASK
-        at += fixed[kind_number] + per[kind_number] * (info & VLEN_MASK)
-    if at != end:
-        last = found[-1] if len(found) > 1 else 0
-        number = words[last + 1] >> KIND_SHIFT & KIND_MASK if end - last > 1 else 0
-        unknown = fixed[number] == _TOO_LONG
-        raise BtfError(
-            f"type {len(found) - 1} is of unknown kind '{number}'"
-            if unknown
-            else f"type {len(found) - 1} ({kind_name(number)}) does not end where the types do",
-            offset=start + 4 * last + 4,
-            field="info" if unknown else "vlen",
-            source=source,
-        )
-    return found

@@ -17,7 +17,7 @@ from elftools.common.exceptions import DWARFError, ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from harness.btf.btf import ByteOrder
+from harness.btf.blob import ByteOrder
 from harness.btf.errors import BtfError
 
 SHT_PROGBITS: Final = 1

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness.btf.btf import MAGIC, Btf, ByteOrder
+from harness.btf.blob import MAGIC, ByteOrder
+from harness.btf.btf import Btf
 from harness.btf.errors import BtfError
 
 _SOURCE: Final = ".BTF.ext"

@@ -191,7 +191,7 @@ class Guard:
         return name in self._constants.unresolved
 
     def absent_helper(self, number: int) -> bool:
-        return number == POISON_IMM or number in self._constants.absent_helpers
+        return number in self._constants.absent_helpers
 
     def absent_map(self, reference: Reference | None) -> bool:
         return (
@@ -238,7 +238,6 @@ class _Function:
         elif insn.code == LDIMM64:
             if self._guard.absent_map(self._refs.get(at)):
                 self._guard.refuse(self._program, at)
-                return ()
             state = _set(state, insn.dst, self._load_immediate(at, insn))
         elif kind == LDX:
             state = _set(state, insn.dst, self._load(insn, state))
@@ -275,14 +274,14 @@ class _Function:
 
     def _call(self, at: int, insn: Insn, state: State) -> Iterable[tuple[int, State]]:
         reference = self._refs.get(at)
+        if insn.src == 0 and insn.imm == POISON_IMM:
+            return self._poison(at, state)
         if insn.src == 0 and self._guard.absent_helper(insn.imm):
             self._guard.refuse(self._program, at)
-            return ()
         result: Value | None = None
         if reference is not None and reference.kind is ReferenceKind.EXTERN_CALL:
             if self._guard.unresolved(reference.name):
                 self._guard.refuse(self._program, at)
-                return ()
         elif insn.src == PSEUDO_CALL and reference is not None and reference.function is not None:
             result = self._guard.call(reference.function, state.registers[:6], self._depth)
         stack = state.stack
@@ -291,6 +290,14 @@ class _Function:
                 stack = _forget_from(stack, value.number)
         registers = (result, *(None,) * 5, *state.registers[6:])
         return [(at + 1, State(registers, stack))]
+
+    def _poison(self, at: int, state: State) -> Iterable[tuple[int, State]]:
+        """Note it and go on as the original instruction would: the verifier stops at the first."""
+        self._guard.refuse(self._program, at)
+        original = self._program.insns[at]
+        if original.insn_class in (ALU, ALU64, LDX) or original.code == LDIMM64:
+            state = _set(state, original.dst, None)
+        return [(target, state) for target in successors(self._program.insns, at)]
 
     def _jump(self, at: int, insn: Insn, state: State) -> Iterable[tuple[int, State]]:
         targets = successors(self.insns, at)

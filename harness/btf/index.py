@@ -7,6 +7,7 @@ index answers with a superset: who asks compares the names.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -41,29 +42,29 @@ class NameIndex:
         cls, words: array[int], offsets: array[int], strings: bytes, start: int, end: int
     ) -> NameIndex:
         """Index every named type. `offsets[0]` is void's; strings are `strings[start:end]`."""
-        # All strings at once: C loops over the few hundred thousand names of a kernel.
+        # C loops only (split, map, zip): a kernel has a few hundred thousand names.
         texts = strings[start : end - 1].split(b"\0")
         keys = list(map(crc32, texts))
-        for position, text in enumerate(texts):
-            if b"___" in text:
-                keys[position] = crc32(essential_name(text))
-        places = accumulate((len(text) + 1 for text in texts), initial=0)
-        by_place = dict(zip(places, keys, strict=False))
-        by_place[0] = -1  # the empty name
-        pairs: list[int] = []
-        append = pairs.append
-        get = by_place.get
-        for type_id, name_off in enumerate(map(words.__getitem__, offsets)):
-            key = get(name_off)
-            if key is None:
-                key = _key_inside(strings, start + name_off, end)
-            if key >= 0:
-                append(key << 32 | type_id)
+        places = list(accumulate(map(len, texts), _next_place, initial=0))
+        by_place: dict[int, int | None] = dict(zip(places, keys, strict=False))
+        for place in _flavoured(strings, start, end):
+            by_place[place - start] = _key(strings, place, end)
+        by_place[0] = None  # the empty name
+        name_offs = list(map(words.__getitem__, offsets))
+        found = list(map(by_place.get, name_offs))
+        if found.count(None) > name_offs.count(0):
+            # Some names start inside other strings (shared suffixes).
+            for type_id, name_off in enumerate(name_offs):
+                if found[type_id] is None and name_off:
+                    found[type_id] = _key(strings, start + name_off, end)
+        pairs = [key << 32 | type_id for type_id, key in enumerate(found) if key is not None]
         pairs.sort()
-        return cls(
-            array("I", [pair >> 32 for pair in pairs]),
-            array("I", [pair & 0xFFFFFFFF for pair in pairs]),
-        )
+        both = array("Q", pairs)
+        if sys.byteorder != "little":
+            both.byteswap()
+        halves = memoryview(both.tobytes()).cast("I")
+        ids, hashes = array("I", halves[::2].tobytes()), array("I", halves[1::2].tobytes())
+        return cls(hashes, ids)
 
     def candidates(self, essential: bytes) -> list[int]:
         """Ids whose name may have this essential part, ascending."""
@@ -77,9 +78,23 @@ class NameIndex:
         return found
 
 
-def _key_inside(strings: bytes, begin: int, end: int) -> int:
-    """Key of a name that starts inside another string (shared suffixes), -1 for none."""
+def _next_place(place: int, length: int) -> int:
+    return place + length + 1
+
+
+def _flavoured(strings: bytes, start: int, end: int) -> set[int]:
+    """Places (in `strings`) of all strings that hold `___`."""
+    places = set()
+    at = strings.find(b"___", start, end)
+    while at >= 0:
+        places.add(strings.rfind(b"\0", start, at) + 1)
+        at = strings.find(b"___", strings.index(0, at, end), end)
+    return places
+
+
+def _key(strings: bytes, begin: int, end: int) -> int | None:
+    """Key of the name that starts at `begin`, None for the empty and the impossible."""
     if begin >= end:
-        return -1
+        return None
     text = strings[begin : strings.index(0, begin, end)]
-    return crc32(essential_name(text)) if text else -1
+    return crc32(essential_name(text)) if text else None

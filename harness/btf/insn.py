@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from harness.btf.btf import ByteOrder
+from harness.btf.blob import ByteOrder
 
 INSN_LEN: Final = 8
 

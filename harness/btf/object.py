@@ -7,7 +7,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.btf.btf import Btf, ByteOrder
+from harness.btf.blob import ByteOrder
+from harness.btf.btf import Btf
 from harness.btf.elf import (
     EM_BPF,
     SHF_EXECINSTR,

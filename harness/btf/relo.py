@@ -23,6 +23,7 @@ from harness.btf.insn import INSN_LEN, Insn
 from harness.btf.kinds import RelocationKind, kind_name
 from harness.btf.match import Refusal, kinds_compatible
 from harness.btf.object import BpfObject, Program
+from harness.btf.refs import call_graph
 from harness.btf.spec import Spec, match, parse
 from harness.btf.values import LATEST, Rules, Unsatisfied, Value
 
@@ -134,6 +135,13 @@ class Plan:
                 )
             )
         self.sites = tuple(sites)
+        self._graphs: dict[str, list[Program]] = {}
+
+    def graph(self, program: Program) -> list[Program]:
+        """`program` and the functions that are appended to it."""
+        if program.name not in self._graphs:
+            self._graphs[program.name] = call_graph(self.obj, program)
+        return self._graphs[program.name]
 
     def resolve(self, target: Btf, modules: Sequence[Btf] = ()) -> Outcome:
         """Run against a kernel; `modules` (split on `target`) are asked for types it lacks."""

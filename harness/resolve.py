@@ -1,0 +1,514 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects × kernels without a boot: what each relocation becomes, and a verdict per program.
+
+`resolve_many` reads files and uses the index store; everything else is pure. A kernel's BTF that
+cannot be read is a failure of that column, never of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+from tabulate import tabulate
+
+from harness.btf import LATEST, BpfObject, BtfError, Plan, Rules, Status
+from harness.btf.cilium import Disagreement, disagreements
+from harness.btf.kernel import KernelView, parse_config, parse_system_map
+from harness.btf.kinds import relocation_name
+from harness.btf.store import IndexStore
+from harness.btf.verdict import Cause, Judge, ObjectVerdict, ProgramVerdict, Settings, Verdict
+from harness.errors import HarnessError
+
+logger = logging.getLogger(__name__)
+
+JSON_VERSION: Final = 1
+_COLD_PER_WORKER: Final = 6  # a worker process pays off from this many BTFs without index
+_SHOWN_KERNELS: Final = 4
+
+REMEDIES: Final = {
+    Cause.RELOCATION: "guard the access with bpf_core_field_exists(), or add a flavour (struct x___y)",
+    Cause.EXTERN: "declare the symbol __weak and test it before use",
+    Cause.ATTACH: 'attach to another function there, or mark the program optional with SEC("?…")',
+    Cause.HELPER: "test for the helper with bpf_core_enum_value_exists(enum bpf_func_id, …)",
+    Cause.MAP: "let the loader probe the map type and leave the map out or replace it",
+    Cause.PROGRAM_TYPE: "let the loader leave the program out on kernels without this type",
+    Cause.SECTION: "use a section name that libbpf knows",
+    Cause.COMPLEXITY: "load it in a guest: the static analysis gave up",
+    Cause.NONE: "",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelFile:
+    """Where a kernel's type information is, and what else is known of it."""
+
+    name: str
+    btf: Path  # raw, or ELF with .BTF
+    config: Path | None = None
+    system_map: Path | None = None
+    release: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RelocationRow:
+    """A relocation of the object."""
+
+    program: str
+    insn: int  # within the program
+    kind: str
+    path: str
+    access: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A relocation on a kernel."""
+
+    status: Status
+    value: int
+    width: int  # bytes a load or store was changed to, 0 if not
+    targets: tuple[int, ...]  # matching type ids
+    target: str  # the path there, as libbpf prints it
+    reason: str
+    cilium: str  # what cilium/ebpf would do instead, "" when it agrees
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """An object on a kernel."""
+
+    kernel: str
+    failure: str  # why the kernel's BTF could not be used, "" if it could
+    cells: tuple[Cell, ...]
+    verdict: ObjectVerdict | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectReport:
+    """An object on all kernels."""
+
+    path: str
+    failure: str  # why the object could not be read
+    rows: tuple[RelocationRow, ...]
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolveReport:
+    """Everything asked for."""
+
+    kernels: tuple[str, ...]
+    objects: tuple[ObjectReport, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0 all load, 1 something does not, 3 could not tell."""
+        verdicts = [
+            column.verdict.verdict if column.verdict else Verdict.UNKNOWN
+            for one in self.objects
+            for column in one.columns
+        ]
+        if any(one.failure for one in self.objects) or Verdict.FAIL in verdicts:
+            return 1
+        return 3 if Verdict.UNKNOWN in verdicts else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Kernels on which a relocation has the same outcome."""
+
+    cell: Cell  # of the first of them
+    kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to resolve."""
+
+    rules: Rules = LATEST
+    autoload_all: bool = False  # SEC("?…") programs too
+    settings: Settings = Settings()  # noqa: RUF009 - frozen
+
+
+def kernel_files(places: Iterable[Path]) -> tuple[KernelFile, ...]:
+    """Files as they are; of a directory every `*.btf`, `vmlinux*` and `btf` below it.
+
+    Beside a BTF named `x.btf`, `x.config` and `x.System.map` are taken along.
+    """
+    found: list[KernelFile] = []
+    for place in places:
+        if place.is_dir():
+            files = sorted(
+                file
+                for file in place.rglob("*")
+                if file.is_file()
+                and (file.suffix == ".btf" or file.name == "btf" or file.name.startswith("vmlinux"))
+            )
+            found += [_kernel_file(file, place) for file in files]
+        elif place.exists():
+            found.append(_kernel_file(place, place.parent))
+        else:
+            raise HarnessError(f"'{place}' does not exist", hint="give a BTF file or a directory")
+    return tuple(found)
+
+
+def resolve_many(
+    objects: Sequence[Path],
+    kernels: Sequence[KernelFile | Path],
+    *,
+    cache_dir: Path,
+    options: Options | None = None,
+    executor: Executor | None = None,
+) -> ResolveReport:
+    """Resolve every object on every kernel.
+
+    Work is handed to `executor` kernel by kernel; without one it stays in this process unless many
+    BTFs are seen for the first time.
+    """
+    chosen = options or Options()
+    files = [_as_file(one) for one in kernels]
+    if executor is not None:
+        columns = _spread(executor, objects, files, cache_dir, chosen)
+    else:
+        store = IndexStore(cache_dir)
+        cold = sum(not store.knows(one.btf) for one in files)
+        workers = min(os.cpu_count() or 1, cold // _COLD_PER_WORKER)
+        if workers > 1:
+            with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+                columns = _spread(pool, objects, files, cache_dir, chosen)
+        else:
+            columns = _work(list(objects), files, cache_dir, chosen)
+    return ResolveReport(
+        kernels=tuple(one.name for one in files),
+        objects=tuple(
+            _object_report(path, tuple(column[number] for column in columns), chosen)
+            for number, path in enumerate(objects)
+        ),
+    )
+
+
+def groups(report: ObjectReport, row: int) -> tuple[Group, ...]:
+    """The distinct outcomes of a relocation with the kernels that have each, in column order."""
+    members: dict[tuple[object, ...], tuple[Cell, list[str]]] = {}
+    for column in report.columns:
+        if column.failure or row >= len(column.cells):
+            continue
+        cell = column.cells[row]
+        key = (cell.status, cell.value, cell.width, bool(cell.targets), cell.reason, cell.cilium)
+        members.setdefault(key, (cell, []))[1].append(column.kernel)
+    return tuple(Group(cell=cell, kernels=tuple(names)) for cell, names in members.values())
+
+
+# -- work -------------------------------------------------------------------------------------
+
+
+def _work(
+    objects: Sequence[Path], kernels: Sequence[KernelFile], cache_dir: Path, options: Options
+) -> list[tuple[Column, ...]]:
+    """Columns of each kernel, one per object."""
+    store = IndexStore(cache_dir)
+    judges: list[tuple[Plan, Judge] | None] = []
+    for path in objects:
+        try:
+            plan = Plan(
+                BpfObject.from_file(path), rules=options.rules, autoload_all=options.autoload_all
+            )
+            judges.append((plan, Judge(plan, options.settings)))
+        except BtfError:
+            judges.append(None)  # reported once, with the rows
+    return [_kernel_columns(judges, kernel, store) for kernel in kernels]
+
+
+def _kernel_columns(
+    judges: Sequence[tuple[Plan, Judge] | None], kernel: KernelFile, store: IndexStore
+) -> tuple[Column, ...]:
+    try:
+        view = KernelView(
+            name=kernel.name,
+            btf=store.open(kernel.btf),
+            config=parse_config(_text(kernel.config)) if kernel.config else None,
+            symbols=parse_system_map(_text(kernel.system_map)) if kernel.system_map else None,
+            release=kernel.release,
+        )
+    except (HarnessError, OSError) as error:
+        failed = Column(kernel=kernel.name, failure=str(error), cells=(), verdict=None)
+        return (failed,) * len(judges)
+    return tuple(_column(one, view) for one in judges)
+
+
+def _column(judge: tuple[Plan, Judge] | None, view: KernelView) -> Column:
+    if judge is None:
+        return Column(kernel=view.name, failure="", cells=(), verdict=None)
+    plan, judging = judge
+    try:
+        outcome = plan.resolve(view.btf)
+        verdict = judging.judge(view, outcome)
+        others = disagreements(plan, outcome, view.btf)
+    except HarnessError as error:
+        return Column(kernel=view.name, failure=error.message, cells=(), verdict=None)
+    return Column(
+        kernel=view.name,
+        failure="",
+        cells=tuple(
+            Cell(
+                status=one.status,
+                value=one.value,
+                width=one.width,
+                targets=one.targets,
+                target=one.path,
+                reason=one.reason,
+                cilium=_cilium(others.get(one.number)),
+            )
+            for one in outcome.resolutions
+        ),
+        verdict=verdict,
+    )
+
+
+def _cilium(one: Disagreement | None) -> str:
+    return one.text if one else ""
+
+
+def _spread(
+    executor: Executor,
+    objects: Sequence[Path],
+    kernels: Sequence[KernelFile],
+    cache_dir: Path,
+    options: Options,
+) -> list[tuple[Column, ...]]:
+    size = max(1, min(8, len(kernels) // 8))
+    chunks = [kernels[at : at + size] for at in range(0, len(kernels), size)]
+    futures = [executor.submit(_work, objects, chunk, cache_dir, options) for chunk in chunks]
+    return [columns for future in futures for columns in future.result()]
+
+
+def _object_report(path: Path, columns: tuple[Column, ...], options: Options) -> ObjectReport:
+    try:
+        obj = BpfObject.from_file(path)
+        plan = Plan(obj, rules=options.rules, autoload_all=options.autoload_all)
+    except BtfError as error:
+        return ObjectReport(path=str(path), failure=str(error), rows=(), columns=columns)
+    rows = []
+    for site in plan.sites:
+        line = obj.line_at(site.record.section, site.insn + site.program.start)
+        text = site.text.split("] ", 1)[-1]
+        rows.append(
+            RelocationRow(
+                program=site.program.name,
+                insn=site.insn,
+                kind=relocation_name(site.record.kind),
+                path=text.rsplit(" (", 1)[0] if text.endswith(")") else text,
+                access=site.record.access,
+                file=line.file if line else "",
+                line=line.line if line else 0,
+            )
+        )
+    return ObjectReport(path=str(path), failure="", rows=tuple(rows), columns=columns)
+
+
+def _kernel_file(file: Path, root: Path) -> KernelFile:
+    name = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+    config, system_map = file.with_suffix(".config"), file.with_suffix(".System.map")
+    return KernelFile(
+        name=name.removesuffix(".btf"),
+        btf=file,
+        config=config if config.is_file() else None,
+        system_map=system_map if system_map.is_file() else None,
+    )
+
+
+def _as_file(one: KernelFile | Path) -> KernelFile:
+    return one if isinstance(one, KernelFile) else _kernel_file(one, one.parent)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+# -- rendering --------------------------------------------------------------------------------
+
+
+def render_text(report: ResolveReport, *, verbose: bool = False) -> str:
+    """For a terminal: verdicts, then relocations whose outcome is not the same and good everywhere.
+
+    `verbose` shows all relocations.
+    """
+    parts = []
+    for one in report.objects:
+        if one.failure:
+            parts.append(f"{one.path}: {one.failure}")
+            continue
+        parts.append(f"{one.path}: {len(one.rows)} relocations on {len(one.columns)} kernels")
+        parts.append(_verdict_table(one))
+        parts.append(_relocation_table(one, verbose))
+        parts.append(_reasons(one))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict_table(one: ObjectReport) -> str:
+    """Kernels with the same verdicts share a line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for column in one.columns:
+        if column.verdict is None:
+            key: tuple[str, ...] = ("unknown", column.failure)
+        else:
+            bad = [
+                f"{program.program}: {program.verdict} ({program.cause})"
+                for program in column.verdict.programs
+                if program.verdict in (Verdict.FAIL, Verdict.UNKNOWN)
+            ]
+            passed = sum(p.verdict is Verdict.PASS for p in column.verdict.programs)
+            guarded = sum(p.guarded for p in column.verdict.programs)
+            notes = [f"{passed} programs pass"]
+            notes += [f"{guarded} poisoned but guarded"] if guarded else []
+            notes += [f"object: {column.verdict.error}"] if column.verdict.error else []
+            key = (str(column.verdict.verdict), "; ".join(notes + _short(bad)))
+        lines.setdefault(key, []).append(column.kernel)
+    rows = [(key[0], _kernels(names), key[1]) for key, names in lines.items()]
+    return tabulate(rows, headers=("verdict", "kernels", "programs"), tablefmt="plain")
+
+
+def _relocation_table(one: ObjectReport, verbose: bool) -> str:
+    rows: list[tuple[str, str, str, str]] = []
+    plain = 0
+    for number, row in enumerate(one.rows):
+        found = groups(one, number)
+        if not verbose and len(found) == 1 and found[0].cell.status is Status.RESOLVED:
+            plain += 1
+            continue
+        for position, group in enumerate(found):
+            place = f"{row.program}+{row.insn}" if position == 0 else ""
+            what = f"{row.kind} {row.path}" if position == 0 else ""
+            rows.append((place, what, outcome_text(group.cell), _kernels(group.kernels)))
+    head = ("place", "relocation", "outcome", "kernels")
+    table = tabulate(rows, headers=head, tablefmt="plain", disable_numparse=True) if rows else ""
+    note = f"{plain} relocations have one value on all kernels" if plain else ""
+    return "\n".join(part for part in (table, note) if part)
+
+
+def outcome_text(cell: Cell) -> str:
+    """`= 16`, `absent = 0`, `poison`, `error: …`."""
+    width = f" ({cell.width}-byte access)" if cell.width else ""
+    texts = {
+        Status.RESOLVED: f"= {cell.value}{width}",
+        Status.ABSENT: f"absent = {cell.value}",
+        Status.POISON: f"poison: {cell.reason}",
+        Status.ERROR: f"error: {cell.reason}",
+    }
+    return texts[cell.status] + (f" [cilium/ebpf: {cell.cilium}]" if cell.cilium else "")
+
+
+def _reasons(one: ObjectReport) -> str:
+    """Each distinct reason with its kernels and what to do."""
+    found: dict[tuple[str, Cause, str], list[str]] = {}
+    for column in one.columns:
+        for program in column.verdict.programs if column.verdict else ():
+            for reason in program.reasons:
+                key = (program.program, program.cause, reason)
+                found.setdefault(key, []).append(column.kernel)
+    lines = [
+        f"{program}: {reason}\n  on {_kernels(names)}"
+        + (f"\n  remedy: {REMEDIES[cause]}" if REMEDIES[cause] else "")
+        for (program, cause, reason), names in found.items()
+    ]
+    return "\n".join(lines)
+
+
+def _short(texts: list[str], most: int = 3) -> list[str]:
+    rest = len(texts) - most
+    return texts[:most] + ([f"and {rest} more"] if rest > 0 else [])
+
+
+def _kernels(names: Sequence[str]) -> str:
+    if len(names) <= _SHOWN_KERNELS:
+        return ", ".join(names)
+    return f"{names[0]} … {names[-1]} ({len(names)})"
+
+
+def to_json(report: ResolveReport) -> str:
+    """The report as a JSON document; outcomes are grouped by kernels."""
+    return json.dumps(
+        {
+            "version": JSON_VERSION,
+            "kernels": report.kernels,
+            "objects": [_object_json(one) for one in report.objects],
+        },
+        indent=1,
+        ensure_ascii=False,
+    )
+
+
+def _object_json(one: ObjectReport) -> dict[str, object]:
+    return {
+        "path": one.path,
+        "failure": one.failure,
+        "relocations": [
+            {
+                "program": row.program,
+                "insn": row.insn,
+                "kind": row.kind,
+                "path": row.path,
+                "access": row.access,
+                "file": row.file,
+                "line": row.line,
+                "outcomes": [_group_json(group) for group in groups(one, number)],
+            }
+            for number, row in enumerate(one.rows)
+        ],
+        "verdicts": [_column_json(column) for column in one.columns],
+    }
+
+
+def _group_json(group: Group) -> dict[str, object]:
+    cell = group.cell
+    return {
+        "status": cell.status,
+        "value": cell.value,
+        "width": cell.width,
+        "target": cell.target,
+        "reason": cell.reason,
+        "cilium": cell.cilium,
+        "kernels": group.kernels,
+    }
+
+
+def _column_json(column: Column) -> dict[str, object]:
+    verdict = column.verdict
+    return {
+        "kernel": column.kernel,
+        "failure": column.failure,
+        "verdict": verdict.verdict if verdict else Verdict.UNKNOWN,
+        "error": verdict.error if verdict else "",
+        "absent_maps": verdict.absent_maps if verdict else (),
+        "programs": [_program_json(one) for one in verdict.programs] if verdict else [],
+        "externs": [
+            {
+                "name": one.name,
+                "status": one.status,
+                "value": one.value,
+                "reason": one.reason,
+            }
+            for one in (verdict.externs if verdict else ())
+        ],
+    }
+
+
+def _program_json(one: ProgramVerdict) -> dict[str, object]:
+    return {
+        "program": one.program,
+        "verdict": one.verdict,
+        "cause": one.cause,
+        "reasons": one.reasons,
+        "remedy": REMEDIES[one.cause],
+        "guarded": one.guarded,
+    }
