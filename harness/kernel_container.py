@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ def _wait_for_end(client: docker.DockerClient, identity: str) -> str:
 
 def engine() -> docker.DockerClient | None:
     """A client of the Docker engine, or None when none answers."""
+    if not _listens(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"):
+        return None
     try:
         client = docker.from_env(timeout=_CALL_TIMEOUT_S)
     except docker.errors.DockerException:
@@ -139,6 +142,19 @@ def engine() -> docker.DockerClient | None:
         client.close()
         return None
     return client
+
+
+def _listens(address: str) -> bool:
+    """Whether a local engine's socket takes connections: the SDK leaks one when it does not."""
+    path = address.removeprefix("unix://")
+    if path == address:
+        return True  # a remote engine: the SDK finds out
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def remove_orphans() -> list[str]:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real kernels, a real engine: what the tests of this directory share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import baseroot, catalogue, images, kernel_container, paths, rundir, supply
+from harness.baseroot import BaseRoot
+from harness.cache import Cache
+from harness.errors import UnavailableError
+from harness.session import Files
+from harness.supply import KernelFiles
+
+OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
+
+
+@pytest.fixture(scope="session")
+def cache() -> Cache:
+    """The machine's own: kernels and the base root are too large to fetch for a test."""
+    return Cache.default()
+
+
+@pytest.fixture(scope="session")
+def root(cache: Cache) -> BaseRoot:
+    return baseroot.obtain(cache, print)
+
+
+@pytest.fixture(scope="session")
+def kernel(cache: Cache) -> Callable[[str], KernelFiles]:
+    """A kernel of the catalogue, as locked."""
+    directory = paths.catalogue_dir()
+    known = {kernel.name: kernel for kernel in catalogue.load(directory).kernels}
+    lock = supply.read_lock(directory / "kernels.lock")
+
+    def obtain(name: str) -> KernelFiles:
+        try:
+            return supply.obtain(known[name], cache=cache, lock=lock)
+        except UnavailableError as error:
+            pytest.skip(f"{name} cannot be had here: {error.message}")
+
+    return obtain
+
+
+@pytest.fixture(scope="session")
+def boot_files(root: BaseRoot, cache: Cache, kernel: Callable[[str], KernelFiles]) -> Files:
+    """What boots the newest kernel on this machine."""
+    return Files(
+        vmlinuz=kernel(NEWEST).vmlinuz, base=baseroot.guest_archive(root, cache, lambda text: None)
+    )
+
+
+@pytest.fixture(scope="session")
+def image(
+    root: BaseRoot, cache: Cache, kernel: Callable[[str], KernelFiles]
+) -> Callable[[str], str]:
+    """A kernel's image, built if need be."""
+    client = kernel_container.engine()
+    if client is None:
+        pytest.skip("no Docker engine answers")
+    client.close()
+    return lambda name: images.ensure_image(kernel(name), root, cache, lambda text: None)
+
+
+@pytest.fixture
+def run_dir(cache: Cache) -> Iterator[Path]:
+    with rundir.run_directory(cache) as path:
+        yield path
