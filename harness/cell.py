@@ -250,9 +250,9 @@ def _lost(
             CheckResult(
                 check=name,
                 verdict=Verdict.FAIL if decides and subject_did_it else Verdict.UNKNOWN,
-                cause=cause,
-                summary=f"{when}{error.message}" if decides else f"not reached: {error.message}",
-                remedy=error.hint,
+                cause=cause if decides else Cause.NOT_REACHED,
+                summary=f"{when}{error.message}" if decides else "",
+                remedy=error.hint if decides else "",
                 evidence=evidence if decides else (),
             )
         )

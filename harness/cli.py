@@ -76,7 +76,7 @@ _BACKEND_HELP = "auto, docker or local"
 def kernel_matrix(
     c: Context,
     kernels: str = "",
-    kernel_dir: Sequence[str] = (),
+    kernel_dir: Sequence[str] | None = None,
     object: str = "",
     manifest: str = "",
     backend: str = "auto",
@@ -84,16 +84,16 @@ def kernel_matrix(
     strict: bool = False,
     checks: str = "",
     out: str = "",
-    append: Sequence[str] = (),
+    append: Sequence[str] | None = None,
     boot_timeout: int = 0,
     plan: bool = False,
 ) -> None:
     """Build, boot every kernel, run every check, write the report."""
     cache = Cache.default()
     request = job.request(
-        cache=cache, kernels=kernels, kernel_dirs=[Path(p) for p in kernel_dir], object_path=object,
+        cache=cache, kernels=kernels, kernel_dirs=[Path(p) for p in kernel_dir or ()], object_path=object,
         manifest_path=manifest, backend=backend, jobs=jobs, check_names=checks, out=out,
-        append=tuple(append), boot_timeout_s=float(boot_timeout),
+        append=tuple(append or ()), boot_timeout_s=float(boot_timeout),
     )  # fmt: skip
     print(job.plan_text(request, cache))
     if plan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from harness.results import Cell, CheckResult, Run, Verdict
+from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
 SYMBOL = {
     Verdict.PASS: "✔",
@@ -53,7 +53,8 @@ def problems(run: Run) -> list[Problem]:
             _collect(found, "all", check)
     for cell in run.cells:
         for check in cell.checks:
-            if check.verdict not in (Verdict.PASS, Verdict.SKIPPED):
+            decides = check.cause is not Cause.NOT_REACHED
+            if decides and check.verdict not in (Verdict.PASS, Verdict.SKIPPED):
                 _collect(found, cell.kernel.name, check)
     return [
         Problem(

@@ -48,6 +48,7 @@ class Cause(StrEnum):
     GUEST_LOST = "guest-lost"
     INFRA = "infra"
     NOT_ASKED = "not-asked"
+    NOT_REACHED = "not-reached"  # an earlier check's trouble ended the guest
     KERNEL_UNAVAILABLE = "kernel-unavailable"
 
 
