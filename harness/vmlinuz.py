@@ -130,8 +130,9 @@ def _bzimage(data: Buffer, path: Path) -> KernelImage:
         raise NotAKernelError(f"'{path}' has no kernel version in its setup header")
     offset, size = struct.unpack_from("<II", data, 0x248)
     payload = _slice(data, setup_bytes + offset, size, path, "payload")
-    compression = compression_of(payload[:16])
-    arch, btf = _elf(_unpack(payload, path), path)
+    plain = payload.startswith(b"\x7fELF")  # CONFIG_KERNEL_UNCOMPRESSED
+    compression = "uncompressed" if plain else compression_of(payload[:16])
+    arch, btf = _elf(payload if plain else _unpack(payload, path), path)
     if arch != "x86_64":
         raise NotAKernelError(f"'{path}' is a bzImage around a kernel for {arch}")
     return KernelImage(

@@ -68,6 +68,7 @@ class LockReport:
     lock: Lock  # as written
     changed: tuple[str, ...]  # names whose entry is new or other than before
     unavailable: tuple[tuple[str, str], ...]  # name, reason; an older entry is kept
+    notes: tuple[tuple[str, str], ...]  # name, what a reader should know of the choice
 
 
 def resolve_lock(
@@ -81,21 +82,25 @@ def resolve_lock(
     lock = read_lock(path) or Lock()
     entries: list[LockedKernel] = []
     unavailable: list[tuple[str, str]] = []
+    notes: list[tuple[str, str]] = []
     for kernel in kernels:
         old = lock.get(kernel.name)
         try:
-            entry = _resolve(kernel, old, cache, on_progress)
+            entry, note = _resolve(kernel, old, cache, on_progress)
         except UnavailableError as error:
             unavailable.append((kernel.name, error.message))
         else:
             if entry != old:
                 entries.append(entry)
+            if note:
+                notes.append((kernel.name, note))
     lock = lock.updated(entries)
     write_lock(path, lock)
     return LockReport(
         lock=lock,
         changed=tuple(entry.name for entry in entries),
         unavailable=tuple(unavailable),
+        notes=tuple(notes),
     )
 
 
@@ -211,27 +216,29 @@ def _index(suite: Suite, arch: str, cache: Cache) -> tuple[Package, ...] | Unava
 
 def _resolve(
     kernel: Kernel, old: LockedKernel | None, cache: Cache, on_progress: Progress
-) -> LockedKernel:
+) -> tuple[LockedKernel, str]:
+    """The lock entry, and a note on it."""
     reasons: list[str] = []
     for source in kernel.sources:
         try:
             if isinstance(source, OciSource):
-                entry = _resolve_image(kernel, source, cache, on_progress)
+                entry, note = _resolve_image(kernel, source, cache, on_progress), ""
             else:
-                entry = _resolve_packages(kernel, source, cache, on_progress)
+                entry, note = _resolve_packages(kernel, source, cache, on_progress)
         except UnavailableError as error:
             reasons.append(error.message)
             continue
         # The moment alone is no change: the diff of a refresh stays small.
-        return old if old is not None and replace(entry, seen=old.seen) == old else entry
+        same = old is not None and replace(entry, seen=old.seen) == old
+        return old if old is not None and same else entry, note
     raise UnavailableError("; ".join(dict.fromkeys(reasons)))
 
 
 def _resolve_packages(
     kernel: Kernel, source: DebianSource | SnapshotSource, cache: Cache, on_progress: Progress
-) -> LockedKernel:
+) -> tuple[LockedKernel, str]:
     choice, found = _resolved(kernel, source, cache, on_progress)
-    return LockedKernel(
+    entry = LockedKernel(
         name=kernel.name,
         version=choice.version,
         seen=source.timestamp if isinstance(source, SnapshotSource) else _now(),
@@ -239,6 +246,7 @@ def _resolve_packages(
         release=found.release,
         vmlinuz_sha256=found.sha256,
     )
+    return entry, found.note
 
 
 def _resolve_image(

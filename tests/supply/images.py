@@ -69,6 +69,7 @@ PACKERS = {
     "zstd": lambda data: bytes(zstandard.ZstdCompressor().compress(data)),
     "lz4": _lz4_legacy,
 }
+UNCOMPRESSED = "uncompressed"
 
 
 def bzimage(release: str, kernel: bytes, packer: str = "gzip") -> bytes:
@@ -82,7 +83,8 @@ def bzimage(release: str, kernel: bytes, packer: str = "gzip") -> bytes:
     struct.pack_into("<H", setup, 0x236, 0x3F)
     version = f"{release} (builder@host) #1 SMP Debian".encode() + b"\0"
     setup[0x380 : 0x380 + len(version)] = version
-    payload = PACKERS[packer](kernel) + struct.pack("<I", len(kernel))
+    packed = kernel if packer == UNCOMPRESSED else PACKERS[packer](kernel)
+    payload = packed + struct.pack("<I", len(kernel))
     struct.pack_into("<II", setup, 0x248, 0x100, len(payload))
     return bytes(setup) + bytes(0x100) + payload + bytes(4096)
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,33 @@ def test_processes_at_once_fill_an_entry_once(tmp_path: Path) -> None:
 
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert len(log.read_text().splitlines()) == 1
+
+
+def test_threads_at_once_fill_an_entry_once(tmp_path: Path) -> None:
+    """The pipeline obtains kernels side by side, some of the same packages."""
+    fillings: list[int] = []
+
+    def fill(directory: Path) -> None:
+        fillings.append(1)
+        time.sleep(0.1)
+        (directory / "file").write_bytes(b"x")
+
+    cache = Cache(root=tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: cache.entry("kind", "key", fill), range(4)))
+
+    assert len(set(found)) == len(fillings) == 1
+
+
+def test_a_discarded_entry_is_gone(tmp_path: Path) -> None:
+    """Debug packages take hundreds of MB."""
+    cache = Cache(root=tmp_path)
+    cache.entry("kind", "key", filler())
+
+    cache.discard("kind", "key")
+
+    assert cache.find("kind", "key") is None
+    assert list((tmp_path / "kind").iterdir()) == []
 
 
 @pytest.mark.parametrize(

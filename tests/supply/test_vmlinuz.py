@@ -24,7 +24,7 @@ def saved(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("packer", list(images.PACKERS))
+@pytest.mark.parametrize("packer", [*images.PACKERS, images.UNCOMPRESSED])
 def test_bzimage_tells_release_and_btf(tmp_path: Path, packer: str) -> None:
     """Debian alone has used gzip, xz, lz4 and zstd; others the rest."""
     kernel = images.vmlinux("ignored", with_btf=BTF)
