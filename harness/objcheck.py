@@ -34,7 +34,7 @@ from harness.objcheck_answers import (
     TogetherAnswer,
     Uname,
 )
-from harness.verifierlog import VerifierStats, parse_verifier_stats
+from harness.verifierlog import VerifierStats, last_words, parse_verifier_stats
 
 __all__ = [
     "PROGRAM",
@@ -63,6 +63,7 @@ __all__ = [
     "attach_argv",
     "features_argv",
     "ids_argv",
+    "last_words",
     "load_argv",
     "parse_attach",
     "parse_features",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.errors import UsageError
-from harness.verifierlog import VerifierStats
+from harness.verifierlog import VerifierStats, last_words
 
 
 class Stage(StrEnum):
@@ -124,6 +124,11 @@ class ProgramAnswer:
     summary: str  # end of the log of the load that decided
     stats: VerifierStats | None
 
+    @property
+    def why(self) -> str:
+        """Of a refusal, the one line that says most; "" of a success."""
+        return _why(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TogetherAnswer:
@@ -145,6 +150,24 @@ class TogetherAnswer:
     log: str = ""
     summary: str = ""
     stats: VerifierStats | None = None
+
+    @property
+    def why(self) -> str:
+        """Of a refusal, the one line that says most; "" of a success."""
+        return _why(self)
+
+
+def _why(answer: ProgramAnswer | TogetherAnswer) -> str:
+    if answer.ok:
+        return ""
+    if answer.relocation:
+        return f"failed to resolve CO-RE relocation {answer.relocation}"
+    words = last_words(answer.summary)
+    if words:
+        return words
+    # the first warning is the cause, the rest follows from it
+    lines = [line for line in answer.message.splitlines() if "Retrying without BTF" not in line]
+    return lines[0].removeprefix("libbpf: ") if lines else answer.errno_name or ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

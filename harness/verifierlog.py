@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PROCESSED = re.compile(
@@ -48,7 +49,8 @@ class VerifierStats:
     mark_read: int | None = None  # always 0 since v6.18
     verification_us: int | None = None
     stack: tuple[int, ...] = ()  # bytes of each subprogram, the main one first
-    stack_max: int | None = None  # the deepest chain, each subprogram rounded up; since v7.2
+    # the deepest chain, each subprogram rounded up; since v7.2; 0 of a program that is refused
+    stack_max: int | None = None
     parts: tuple[int, ...] = ()  # of `processed`: main and each global function; since v7.2
 
 
@@ -101,6 +103,22 @@ def parse_subprograms(log: str) -> tuple[SubprogramStats, ...]:
             log, start.end() if start else 0
         )
     )
+
+
+def last_words(log: str) -> str:
+    """Why the verifier refused: the last line before the figures; "" where it says nothing.
+
+    Ask it of a log without trace (level 4): v7.3 ends a trace with advice of several lines.
+    """
+    lines = log[: min((figure.start() for figure in _figures(log)), default=len(log))].splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _figures(log: str) -> Iterator[re.Match[str]]:
+    for pattern in (_TIME, _PROCESSED):
+        found = _last(pattern, log)
+        if found is not None:
+            yield found
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

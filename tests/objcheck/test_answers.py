@@ -102,6 +102,33 @@ def test_a_rejection_comes_with_its_trace(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("name", "program", "why"),
+    [
+        ("load-reject", "unchecked", "R0 invalid mem access 'map_value_or_null'"),
+        ("load-missing_field", "unguarded", "task_struct___none.no_such_member"),
+        ("load-fentry", "absent", "failed to find kernel BTF type ID of 'no_such_function_here'"),
+        ("load-ksym", "address", "'no_such_symbol_here': not found in kernel BTF"),
+        ("load-nobtf", "guarded", "failed to find valid kernel BTF"),
+        ("load-good", "on_read", ""),
+    ],
+)
+def test_one_line_says_why(kernel: str, name: str, program: str, why: str) -> None:
+    """7.3 ends its trace with a suggestion, which is no reason."""
+    answer = _program(kernel, name, program)
+
+    assert why in answer.why
+    assert bool(why) is bool(answer.why)
+    assert "\n" not in answer.why
+
+
+def test_the_complexity_limit_says_why_without_a_trace() -> None:
+    assert _program("7.3.4", "load-complex", "endless").why == (
+        "BPF program is too large. Processed 1000001 insn"
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_an_unresolved_relocation_is_named(kernel: str) -> None:
     relocation = _program(kernel, "load-missing_field", "unguarded").relocation
 
