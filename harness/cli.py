@@ -16,7 +16,18 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from harness import doctor, job, pipeline, project, report
+from harness import (
+    bpfobject,
+    doctor,
+    inventory,
+    job,
+    launch,
+    pipeline,
+    project,
+    report,
+    resolve,
+    static,
+)  # fmt: skip
 from harness.cache import Cache
 from harness.errors import HarnessError, UsageError
 from harness.progress import Note, Progress
@@ -119,40 +130,91 @@ def build_task(c: Context, manifest: str = "") -> None:
     print(f"{built.compile.verdict}: {built.subject.object}")
 
 
-@task(name="list")
-@_guarded
-def kernels_list(c: Context, kernels: str = "all", arch: str = "x86_64") -> None:
-    """The catalogue: names, tiers, what the lock pins, what the cache has."""
-    print(job.kernels_text(kernels, arch))
+_KERNELS_ACTIONS = ("list", "fetch", "lock", "images")
 
 
-@task(name="fetch", help=_KERNELS_HELP)
+@task(
+    name="kernels",
+    positional=["action"],
+    help={
+        **_KERNELS_HELP,
+        "action": f"{', '.join(_KERNELS_ACTIONS)}",
+        "arch": "x86_64 or arm64",
+        "remove": "images: remove them instead",
+    },
+)
 @_guarded
-def kernels_fetch(c: Context, kernels: str = "", arch: str = "x86_64") -> None:
-    """Fetch kernels into the cache."""
+def kernels_task(
+    c: Context, action: str, kernels: str = "", arch: str = "x86_64", remove: bool = False
+) -> None:
+    """The catalogue: list it, fetch kernels, lock versions, build kernel containers."""
+    cache = Cache.default()
+    if action == "list":
+        print(inventory.kernels_text(kernels, arch, cache))
+        return
     with Progress() as emit:
-        failed = job.fetch(kernels, arch, Cache.default(), emit)
-    _exit(3 if failed else 0)
+        match action:
+            case "fetch":
+                lines, status = inventory.fetch(kernels, arch, cache, emit)
+            case "lock":
+                lines, status = inventory.lock(kernels or "all", arch, cache, emit)
+            case "images":
+                lines, status = inventory.images(kernels, cache, emit, remove=remove)
+            case _:
+                raise UsageError(
+                    f"unknown action '{action}'", hint=f"there is {', '.join(_KERNELS_ACTIONS)}"
+                )
+    for line in lines:
+        print(line)
+    _exit(status)
 
 
-@task(name="lock", help=_KERNELS_HELP)
+@task(
+    name="inspect",
+    positional=["object"],
+    help={"object": "a .bpf.o", "json": "as JSON"},
+)
 @_guarded
-def kernels_lock(c: Context, kernels: str = "all", arch: str = "x86_64") -> None:
-    """Resolve oldest and newest of each series anew and write kernels.lock."""
-    with Progress() as emit:
-        changed, unavailable = job.lock(kernels, arch, Cache.default(), emit)
-    print(f"{len(changed)} entries changed: {', '.join(changed) or 'none'}")
-    for name, reason in unavailable:
-        print(f"unavailable: {name}: {reason}")
+def inspect_task(c: Context, object: str, json: bool = False) -> None:
+    """Programs, maps, data, externs, relocations, and what the object needs of a kernel."""
+    facts = bpfobject.inspect(Path(object))
+    print(bpfobject.to_json(facts) if json else bpfobject.render_text(facts))
 
 
-@task(name="images", help=_KERNELS_HELP)
+@task(
+    name="resolve",
+    positional=["object"],
+    iterable=["btf", "kernel_dir"],
+    help={
+        "object": "a .bpf.o, several with commas between, or a directory of them",
+        "btf": "a BTF file, a directory of them, or 'kernels': the catalogue's (repeatable)",
+        "kernels": "with --btf kernels: which ones (default: all)",
+        "kernel-dir": "a directory with a kernel that someone built (repeatable)",
+        "arch": "with --btf kernels: x86_64 or arm64",
+        "json": "as JSON",
+        "verbose": "every relocation, not only what differs or fails",
+    },
+)
 @_guarded
-def kernels_images(c: Context, kernels: str = "", remove: bool = False) -> None:
-    """Build the kernel containers kernel-test:<name>."""
+def resolve_task(
+    c: Context,
+    object: str,
+    btf: Sequence[str] | None = None,
+    kernels: str = "",
+    kernel_dir: Sequence[str] | None = None,
+    arch: str = "x86_64",
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Every relocation on every kernel's BTF, as libbpf would decide, without booting one."""
+    cache = Cache.default()
     with Progress() as emit:
-        for line in job.images(kernels, Cache.default(), emit, remove=remove):
-            print(line)
+        types = static.bring_together(
+            btf or (), kernel_dir or (), cache, emit, kernels=kernels, arch=arch
+        )
+    found = static.resolve_here(static.objects(object), types, cache)
+    print(resolve.to_json(found) if json else resolve.render_text(found, verbose=verbose))
+    _exit(found.exit_status)
 
 
 @task(
@@ -173,7 +235,7 @@ def run_task(
     if not words:
         raise UsageError("no command given", hint="inv run --kernel 6.1 -- uname -r")
     with Progress() as emit:
-        outcome = job.run_command(
+        outcome = launch.run_command(
             kernel, words, Cache.default(), emit,
             timeout_s=float(timeout), src=src, backend=backend,
         )  # fmt: skip
@@ -189,7 +251,7 @@ def run_task(
 def shell_task(c: Context, kernel: str, src: str = "") -> None:
     """A shell on the console of a guest."""
     with Progress() as emit:
-        start = job.shell(kernel, Cache.default(), emit)
+        start = launch.shell(kernel, Cache.default(), emit)
     _exit(start(src))
 
 
@@ -230,18 +292,12 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-def _collections() -> tuple[Collection, Collection]:
-    """What the console script has, and what a checkout has beside that."""
-    kernels = Collection("kernels", kernels_list, kernels_fetch, kernels_lock, kernels_images)
-    tasks = (kernel_matrix, build_task, run_task, shell_task, report_task, doctor_task)
-    installed = Collection(*tasks)
-    checkout = Collection(*tasks, lint_task, test_task)
-    for collection in (installed, checkout):
-        collection.add_collection(kernels)
-    return installed, checkout
-
-
-_installed, namespace = _collections()
+_TASKS = (
+    kernel_matrix, build_task, inspect_task, resolve_task, kernels_task, run_task, shell_task,
+    report_task, doctor_task,
+)  # fmt: skip
+_installed = Collection(*_TASKS)
+namespace = Collection(*_TASKS, lint_task, test_task)  # of a checkout
 
 
 def main() -> None:

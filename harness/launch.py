@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command, or a shell, under one kernel: what `inv run` and `inv shell` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import accel, baseroot, cell, inventory, pipeline, rundir, session
+from harness.cache import Cache
+from harness.errors import UsageError
+from harness.inventory import noting
+from harness.place import Local, Place
+from harness.progress import Listener, Note, Phase
+from harness.supply import KernelFiles
+
+
+def run_command(
+    words: str,
+    argv: Sequence[str],
+    cache: Cache,
+    emit: Listener,
+    *,
+    timeout_s: float,
+    src: str,
+    backend: str,
+) -> session.Outcome:
+    """Run a command under a kernel."""
+    files, boot_files, where, choice = _session(words, cache, emit, backend=backend)
+    emit(Phase(kernel=files.name, phase="run", detail=" ".join(argv)))
+    with rundir.run_directory(cache) as run_dir:
+        outcome = session.run_command(
+            session.Command(argv=tuple(argv), directory=f"/{session.SOURCE}" if src else "/"),
+            boot_files, where=where, run_dir=run_dir, accelerators=(choice.accelerator,),
+            timeout_s=timeout_s, source=Path(src) if src else None,
+        )  # fmt: skip
+    if outcome.timed_out:
+        emit(Note(text=f"the command did not end within {timeout_s:g} s and was killed"))
+    if outcome.lost_bytes:
+        emit(Note(text=f"{outcome.lost_bytes} bytes of output were over the limit and are lost"))
+    return outcome
+
+
+def shell(words: str, cache: Cache, emit: Listener) -> Callable[[str], int]:
+    """Everything a shell under a kernel needs; call the answer with the directory for /src."""
+    _, boot_files, where, choice = _session(words, cache, emit, backend="local")
+    if not isinstance(where, Local):
+        raise UsageError("a shell runs on this machine", hint="leave --backend away")
+    local = where
+
+    def start(src: str) -> int:
+        with rundir.run_directory(cache) as run_dir:
+            return session.shell(
+                boot_files, where=local, run_dir=run_dir, accelerators=(choice.accelerator,),
+                source=Path(src) if src else None,
+            )  # fmt: skip
+
+    return start
+
+
+def _session(
+    words: str, cache: Cache, emit: Listener, *, backend: str
+) -> tuple[KernelFiles, session.Files, Place, accel.Choice]:
+    say = noting(emit)
+    root = baseroot.obtain(cache, say)
+    files = inventory.find_kernel(words, cache, emit)
+    archive = baseroot.guest_archive(root, cache, say)
+    where = cell.place_of(pipeline.choose_backend(backend, emit), files, root, cache, say)
+    choice = accel.choose(where, files.vmlinuz, archive, baseroot.check(root), cache, say)
+    return files, session.Files(vmlinuz=files.vmlinuz, base=archive), where, choice

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What needs no boot: which objects and which kernels' types `inv resolve` brings together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import inventory, resolve, supply
+from harness.cache import Cache
+from harness.errors import UnavailableError, UsageError
+from harness.progress import Listener, Note, Phase
+from harness.resolve import KernelFile, ResolveReport
+from harness.supply import KernelFiles
+
+KERNELS = "kernels"  # --btf kernels: those of the catalogue
+INDEX_DIR = "btf-index"
+
+
+def objects(words: str) -> list[Path]:
+    """Objects named with commas between, each a file or a directory of `*.o`."""
+    found: list[Path] = []
+    for word in filter(None, words.split(",")):
+        path = Path(word)
+        if path.is_dir():
+            found += sorted(path.glob("*.o"))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UsageError(f"no object '{word}'", hint="give a .bpf.o or a directory of them")
+    if not found:
+        raise UsageError(f"no object in '{words}'", hint="give a .bpf.o or a directory of them")
+    return found
+
+
+def resolve_here(
+    paths: Sequence[Path], kernels: Sequence[KernelFile], cache: Cache
+) -> ResolveReport:
+    """Resolve with the indexes of our cache."""
+    return resolve.resolve_many(paths, kernels, cache_dir=cache.directory(INDEX_DIR))
+
+
+def types_of(files: KernelFiles) -> KernelFile | None:
+    """A kernel's types as `resolve` wants them; None for a kernel without any."""
+    if files.btf is None:
+        return None
+    return KernelFile(
+        name=files.name, btf=files.btf, config=files.config, system_map=files.system_map,
+        release=files.release,
+    )  # fmt: skip
+
+
+def bring_together(
+    places: Sequence[str],
+    kernel_dirs: Sequence[str],
+    cache: Cache,
+    emit: Listener,
+    *,
+    kernels: str,
+    arch: str,
+) -> list[KernelFile]:
+    """The types of every kernel asked for; a kernel that cannot be had is said and left out."""
+    files = [place for place in places if place != KERNELS]
+    found = list(resolve.kernel_files(Path(place) for place in files))
+    given = [supply.from_directory(Path(name), cache=cache) for name in kernel_dirs]
+    if KERNELS in places or kernels or not (files or given):
+        given += _of_catalogue(kernels or "all", arch, cache, emit)
+    for one in given:
+        types = types_of(one)
+        if types is None:
+            emit(Note(text=f"{one.name}: no BTF, neither its own nor a detached one"))
+        else:
+            found.append(types)
+    if not found:
+        raise UsageError("no BTF to resolve against", hint="--btf FILE, DIRECTORY or kernels")
+    return found
+
+
+def _of_catalogue(words: str, arch: str, cache: Cache, emit: Listener) -> list[KernelFiles]:
+    lock = inventory.load_lock()
+    found: list[KernelFiles] = []
+    for kernel in inventory.chosen(words, arch):
+
+        def say(text: str, name: str = kernel.name) -> None:
+            emit(Phase(kernel=name, phase="fetch", detail=text))
+
+        try:
+            found.append(supply.obtain(kernel, cache=cache, lock=lock, on_progress=say))
+        except UnavailableError as error:
+            emit(Note(text=f"unavailable: {error.message}"))
+    return found
