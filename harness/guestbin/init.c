@@ -40,6 +40,15 @@ static const struct {
 	{ "cgroup2", "/sys/fs/cgroup", NULL },
 };
 
+/* Scripts write to /dev/stderr and substitute processes through /dev/fd; devtmpfs has neither. */
+static void link_devices(void)
+{
+	symlink("/proc/self/fd", "/dev/fd");
+	symlink("/proc/self/fd/0", "/dev/stdin");
+	symlink("/proc/self/fd/1", "/dev/stdout");
+	symlink("/proc/self/fd/2", "/dev/stderr");
+}
+
 static void mount_all(void)
 {
 	for (size_t i = 0; i < sizeof(mounts) / sizeof(*mounts); i++) {
@@ -132,6 +141,7 @@ int main(void)
 	int status;
 
 	mount_all();
+	link_devices();
 	console_as_stdio();
 	setrlimit(RLIMIT_NOFILE, &files);
 	setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
