@@ -130,7 +130,7 @@ def _wait_for_end(client: docker.DockerClient, identity: str) -> str:
 
 def engine() -> docker.DockerClient | None:
     """A client of the Docker engine, or None when none answers."""
-    if not _listens(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"):
+    if not _listens():
         return None
     try:
         client = docker.from_env(timeout=_CALL_TIMEOUT_S)
@@ -144,8 +144,9 @@ def engine() -> docker.DockerClient | None:
     return client
 
 
-def _listens(address: str) -> bool:
+def _listens() -> bool:
     """Whether a local engine's socket takes connections: the SDK leaks one when it does not."""
+    address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     path = address.removeprefix("unix://")
     if path == address:
         return True  # a remote engine: the SDK finds out
@@ -172,6 +173,9 @@ def remove_orphans() -> list[str]:
 
 
 def _remove(container: DockerContainer) -> None:
+    if not _listens():
+        logger.warning("container %s is left behind: no engine answers", container.name)
+        return
     try:
         container.remove(force=True, v=True)
     except docker.errors.NotFound:
