@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console decides whether a guest is lost and whether a kernel complained."""
+
+from __future__ import annotations
+
+import pytest
+from harness.console import Trouble, find_splats, find_trouble
+
+_PANIC = """\
+[    1.203914] VFS: Cannot open root device "(null)" or unknown-block(0,0): error -6
+[    1.205211] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
+[    1.206100] CPU: 1 PID: 1 Comm: swapper/0 Not tainted 5.10.0-30-cloud-amd64 #1 Debian 5.10.218-1
+[    1.207000] Rebooting in 1 seconds..
+"""
+_OLD_WARN = """\
+[    4.1] ------------[ cut here ]------------
+[    4.100000] WARNING: CPU: 0 PID: 83 at kernel/bpf/verifier.c:2230 mark_reg_read+0x1f/0x60
+[    4.100001] Modules linked in:
+[    4.100002] CPU: 0 PID: 83 Comm: objcheck Not tainted 5.10.0-30-cloud-amd64
+[    4.100003] ---[ end trace 0000000000000000 ]---
+[    5.000000] eth0: up
+"""
+_NEW_WARN = """\
+[    4.100000][    T83] WARNING: kernel/bpf/verifier.c:2230 at mark_reg_read+0x1f/0x60, CPU#0: objcheck/83
+[    4.100003][    T83] ---[ end trace 0000000000000000 ]---
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "trouble"),
+    [
+        ("[ 1.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0", Trouble.PANIC),
+        ("[ 1.2] Kernel panic - not syncing: Fatal exception in interrupt", Trouble.PANIC),
+        (
+            "[ 9.1] Kernel panic - not syncing: System is deadlocked on memory: Out of memory",
+            Trouble.OUT_OF_MEMORY,
+        ),
+        (
+            "[ 28.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [dnsmon:91]",
+            Trouble.SOFT_LOCKUP,
+        ),
+        ("[ 21.0] rcu: INFO: rcu_sched self-detected stall on CPU", Trouble.RCU_STALL),
+        ("[ 21.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", Trouble.RCU_STALL),
+        (
+            "[ 21.0] rcu: INFO: rcu_tasks detected expedited stalls on CPUs/tasks: {",
+            Trouble.RCU_STALL,
+        ),
+    ],
+)
+def test_a_kernel_that_cannot_go_on_is_recognised(line: str, trouble: Trouble) -> None:
+    """The guest ends within seconds with that verdict instead of waiting for a deadline."""
+    found = find_trouble(f"[ 0.1] Linux version 6.1\n{line}\n[ 9.9] Call Trace:\n")
+
+    assert found is not None
+    assert found.trouble is trouble
+    assert found.line in line
+    assert "Call Trace" in found.excerpt
+
+
+def test_the_panic_itself_is_reported_not_what_follows() -> None:
+    """The reader wants the reason in one line."""
+    found = find_trouble(_PANIC)
+
+    assert found is not None
+    assert found.line.startswith("Kernel panic - not syncing: VFS: Unable to mount root fs")
+
+
+@pytest.mark.parametrize("text", [_OLD_WARN, _NEW_WARN], ids=["until 6.17", "since 6.18"])
+def test_a_warning_is_one_splat_in_either_form(text: str) -> None:
+    """The format of WARN changed in 6.18; a trace of many lines is still one complaint."""
+    splats = find_splats(text)
+
+    assert len(splats) == 1
+    assert splats[0].line.startswith("WARNING: ")
+    assert find_trouble(text) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[ 2.0] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+        "[ 2.0] Oops: general protection fault, probably for non-canonical address",
+        "[ 2.0] UBSAN: array-index-out-of-bounds in net/ipv4/udp.c:1000:12",
+        "[ 2.0] BUG: KASAN: slab-out-of-bounds in bpf_prog_run+0x10/0x20",
+        "[ 2.0] INFO: task dnsmon:91 blocked for more than 120 seconds.",
+        "[ 2.0] kernel BUG at kernel/bpf/core.c:100!",
+        "[ 2.0] WARNING: possible circular locking dependency detected",
+    ],
+)
+def test_every_kind_of_complaint_is_a_splat(line: str) -> None:
+    """A kernel that complains while ours is loaded fails, whatever else passed."""
+    assert [splat.line for splat in find_splats(line)] == [line.partition("] ")[2]]
+
+
+def test_an_ordinary_boot_is_no_complaint() -> None:
+    """What every Debian kernel prints under TCG must not look like trouble."""
+    text = """\
+[    0.000000] Command line: console=ttyS0 panic=-1 oops=panic softlockup_panic=1
+[    0.048000] tsc: Unable to calibrate against PIT
+[    0.000000] Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on
+[    0.822141] mtrr: your CPUs had inconsistent fixed MTRR settings
+[    1.318000] rcu: Hierarchical SRCU implementation.
+[    4.413602] Unstable clock detected, switching default tracing clock to "global"
+[    5.100000] objcheck[83] is installing a program with bpf_probe_write_user helper
+"""
+    assert find_trouble(text) is None
+    assert find_splats(text) == []
