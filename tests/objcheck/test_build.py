@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,36 +11,6 @@ from elftools.elf.elffile import ELFFile
 from harness import process
 from harness.errors import HarnessError, UsageError
 from harness.objcheck import MapFix, Options, Value, load_argv, parse_features, parse_load
-
-_ROOT = Path(__file__).parents[2]
-_SOURCES = Path(__file__).parent / "src"
-_INCLUDES = [f"-I{path}" for path in Path("/usr/include").glob("*-linux-gnu")]
-
-pytestmark = [
-    pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang"),
-    pytest.mark.skipif(not Path("/usr/include/bpf/libbpf.h").exists(), reason="needs libbpf-dev"),
-]
-
-
-@pytest.fixture(scope="module")
-def objcheck(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("guestbin")
-    process.run(["make", "-C", _ROOT / "harness/guestbin", f"OUT={out}"], timeout_s=120)
-    return out / "objcheck"
-
-
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every source compiled, with warnings as errors; the atomics need the newer instructions."""
-    out = tmp_path_factory.mktemp("objects")
-    for source in sorted(_SOURCES.glob("*.bpf.c")):
-        cpu = "v3" if source.name == "atomics.bpf.c" else "v2"
-        process.run(
-            ["clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", f"-mcpu={cpu}",
-             *_INCLUDES, "-c", source, "-o", out / source.with_suffix(".o").name],
-            timeout_s=60,
-        )  # fmt: skip
-    return out
 
 
 def _ask(objcheck: Path, argv: list[str]) -> tuple[int, str]:
