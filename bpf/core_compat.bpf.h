@@ -220,7 +220,10 @@ struct task_struct {
 
 #pragma clang attribute pop
 
-/* The values moved twice (4/8/16 before v5.14, UBUF 6, 5, then 0 since v6.7). */
+/*
+ * The values moved twice (4/8/16 before v5.14, UBUF 6, 5, then 0 since v6.7). Before
+ * v4.20 the enum had no name and ITER_IOVEC was 0.
+ */
 enum iter_type___any {
 	ITER_IOVEC___any = 0,
 	ITER_UBUF___any = 6,
@@ -272,7 +275,9 @@ static __always_inline enum iter_kind compat_iter_kind(struct iov_iter *iter)
 	if (bpf_core_enum_value_exists(enum iter_type___any, ITER_UBUF___any) &&
 	    type == bpf_core_enum_value(enum iter_type___any, ITER_UBUF___any))
 		return ITER_KIND_UBUF;
-	if (type == bpf_core_enum_value(enum iter_type___any, ITER_IOVEC___any))
+	if (bpf_core_enum_value_exists(enum iter_type___any, ITER_IOVEC___any) ?
+		    type == bpf_core_enum_value(enum iter_type___any, ITER_IOVEC___any) :
+		    type == 0)
 		return ITER_KIND_IOVEC;
 	return ITER_KIND_KERNEL;
 }

@@ -513,6 +513,8 @@ static __always_inline int hit(struct pt_regs *ctx, enum hook hook, enum limiter
 	if (!s || !c)
 		return 0;
 	c->n[DNS_C_HITS]++;
+	if (hook == HOOK_V6)
+		c->n[DNS_C_HITS_V6]++;
 	class = observe(ctx, s, c, hook, kind);
 	if (class < DNS_C_MAX)
 		c->n[class]++;

@@ -13,7 +13,7 @@
 /*
  * Per-CPU counters: enum, name, help. `hits` counts entries of both hooks; each
  * hit ends in exactly one of the classes, so hits is their sum. What follows
- * the classes are notes on hits that are classed already.
+ * the classes are notes on hits that are in a class already.
  */
 #define DNS_COUNTER_HITS(X) X(HITS, "hits", "entries of the hooks")
 #define DNS_COUNTER_CLASSES(X)                                                              \
@@ -32,6 +32,7 @@
 	X(RING_FULL, "ring_full", "no room in the ring or perf buffer")                     \
 	X(SUBMITTED, "submitted", "event handed to user space")
 #define DNS_COUNTER_NOTES(X)                                                                \
+	X(HITS_V6, "hits_v6", "those of the hits that entered by udpv6_sendmsg")            \
 	X(LIMITER_CONTENDED, "limiter_contended", "rate_limited: all tries to swap lost")   \
 	X(WINDOW_MISSING, "window_missing", "a time window had no map element")             \
 	X(SEGMENTS_CUT, "segments_cut", "submitted with less payload than was to be had")
