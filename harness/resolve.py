@@ -7,6 +7,8 @@ cannot be read is a failure of that column, never of the run.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -24,7 +26,19 @@ from harness.btf.cilium import Disagreement, disagreements
 from harness.btf.kernel import KernelView, parse_config, parse_system_map
 from harness.btf.kinds import relocation_name
 from harness.btf.store import IndexStore
-from harness.btf.verdict import Cause, Judge, ObjectVerdict, ProgramVerdict, Settings, Verdict
+from harness.btf.table import (
+    Cell,
+    Column,
+    Group,
+    KernelFile,
+    ObjectReport,
+    RelocationRow,
+    ResolveReport,
+    decode_column,
+    encode_column,
+    groups,
+)
+from harness.btf.verdict import Cause, Judge, ProgramVerdict, Settings, Verdict
 from harness.errors import HarnessError
 
 logger = logging.getLogger(__name__)
@@ -44,91 +58,6 @@ REMEDIES: Final = {
     Cause.COMPLEXITY: "load it in a guest: the static analysis gave up",
     Cause.NONE: "",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KernelFile:
-    """Where a kernel's type information is, and what else is known of it."""
-
-    name: str
-    btf: Path  # raw, or ELF with .BTF
-    config: Path | None = None
-    system_map: Path | None = None
-    release: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RelocationRow:
-    """A relocation of the object."""
-
-    program: str
-    insn: int  # within the program
-    kind: str
-    path: str
-    access: str
-    file: str
-    line: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """A relocation on a kernel."""
-
-    status: Status
-    value: int
-    width: int  # bytes a load or store was changed to, 0 if not
-    targets: tuple[int, ...]  # matching type ids
-    target: str  # the path there, as libbpf prints it
-    reason: str
-    cilium: str  # what cilium/ebpf would do instead, "" when it agrees
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """An object on a kernel."""
-
-    kernel: str
-    failure: str  # why the kernel's BTF could not be used, "" if it could
-    cells: tuple[Cell, ...]
-    verdict: ObjectVerdict | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectReport:
-    """An object on all kernels."""
-
-    path: str
-    failure: str  # why the object could not be read
-    rows: tuple[RelocationRow, ...]
-    columns: tuple[Column, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResolveReport:
-    """Everything asked for."""
-
-    kernels: tuple[str, ...]
-    objects: tuple[ObjectReport, ...]
-
-    @property
-    def exit_status(self) -> int:
-        """0 all load, 1 something does not, 3 could not tell."""
-        verdicts = [
-            column.verdict.verdict if column.verdict else Verdict.UNKNOWN
-            for one in self.objects
-            for column in one.columns
-        ]
-        if any(one.failure for one in self.objects) or Verdict.FAIL in verdicts:
-            return 1
-        return 3 if Verdict.UNKNOWN in verdicts else 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """Kernels on which a relocation has the same outcome."""
-
-    cell: Cell  # of the first of them
-    kernels: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,53 +126,88 @@ def resolve_many(
     )
 
 
-def groups(report: ObjectReport, row: int) -> tuple[Group, ...]:
-    """The distinct outcomes of a relocation with the kernels that have each, in column order."""
-    members: dict[tuple[object, ...], tuple[Cell, list[str]]] = {}
-    for column in report.columns:
-        if column.failure or row >= len(column.cells):
-            continue
-        cell = column.cells[row]
-        key = (cell.status, cell.value, cell.width, bool(cell.targets), cell.reason, cell.cilium)
-        members.setdefault(key, (cell, []))[1].append(column.kernel)
-    return tuple(Group(cell=cell, kernels=tuple(names)) for cell, names in members.values())
-
-
 # -- work -------------------------------------------------------------------------------------
 
 
 def _work(
     objects: Sequence[Path], kernels: Sequence[KernelFile], cache_dir: Path, options: Options
 ) -> list[tuple[Column, ...]]:
-    """Columns of each kernel, one per object."""
-    store = IndexStore(cache_dir)
-    judges: list[tuple[Plan, Judge] | None] = []
-    for path in objects:
+    """Columns of each kernel, one per object: out of the cache, or made and put there."""
+    bench = _Bench(objects, cache_dir, options)
+    return [bench.columns(kernel) for kernel in kernels]
+
+
+class _Bench:
+    """The objects, parsed when the first kernel is not in the cache."""
+
+    def __init__(self, objects: Sequence[Path], cache_dir: Path, options: Options) -> None:
+        self._objects = objects
+        self._options = options
+        self._store = IndexStore(cache_dir)
+        self._judges: dict[Path, tuple[Plan, Judge] | None] = {}
+
+    def columns(self, kernel: KernelFile) -> tuple[Column, ...]:
+        view: KernelView | None = None
+        found = []
         try:
-            plan = Plan(
-                BpfObject.from_file(path), rules=options.rules, autoload_all=options.autoload_all
-            )
-            judges.append((plan, Judge(plan, options.settings)))
-        except BtfError:
-            judges.append(None)  # reported once, with the rows
-    return [_kernel_columns(judges, kernel, store) for kernel in kernels]
+            for path in self._objects:
+                key = self._key(path, kernel)
+                column = self._recall(key, kernel)
+                if column is None:
+                    view = view or self._view(kernel)
+                    column = _column(self._judge(path), view)
+                    self._store.keep(key, encode_column(column))
+                found.append(column)
+        except (HarnessError, OSError) as error:
+            failed = Column(kernel=kernel.name, failure=str(error), cells=(), verdict=None)
+            return (*found, *(failed,) * (len(self._objects) - len(found)))
+        return tuple(found)
 
+    def _key(self, path: Path, kernel: KernelFile) -> str:
+        """Everything that a column depends on; an unreadable object has its own."""
+        parts = [code_digest(), repr(self._options), kernel.release]
+        for file in (path, kernel.btf, kernel.config, kernel.system_map):
+            parts.append(self._store.digest(file) if file is not None else "")
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-def _kernel_columns(
-    judges: Sequence[tuple[Plan, Judge] | None], kernel: KernelFile, store: IndexStore
-) -> tuple[Column, ...]:
-    try:
-        view = KernelView(
+    def _recall(self, key: str, kernel: KernelFile) -> Column | None:
+        text = self._store.kept(key)
+        try:
+            return decode_column(text, kernel.name) if text is not None else None
+        except (ValueError, TypeError, LookupError):
+            logger.warning("column %s in the cache is damaged: it is made again", key)
+            return None
+
+    def _view(self, kernel: KernelFile) -> KernelView:
+        return KernelView(
             name=kernel.name,
-            btf=store.open(kernel.btf),
+            btf=self._store.open(kernel.btf),
             config=parse_config(_text(kernel.config)) if kernel.config else None,
             symbols=parse_system_map(_text(kernel.system_map)) if kernel.system_map else None,
             release=kernel.release,
         )
-    except (HarnessError, OSError) as error:
-        failed = Column(kernel=kernel.name, failure=str(error), cells=(), verdict=None)
-        return (failed,) * len(judges)
-    return tuple(_column(one, view) for one in judges)
+
+    def _judge(self, path: Path) -> tuple[Plan, Judge] | None:
+        if path not in self._judges:
+            try:
+                plan = Plan(
+                    BpfObject.from_file(path),
+                    rules=self._options.rules,
+                    autoload_all=self._options.autoload_all,
+                )
+                self._judges[path] = plan, Judge(plan, self._options.settings)
+            except BtfError:
+                self._judges[path] = None  # reported once, with the rows
+        return self._judges[path]
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the code that decides: another version of it must not see results of this one."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.joinpath("btf").glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _column(judge: tuple[Plan, Judge] | None, view: KernelView) -> Column:

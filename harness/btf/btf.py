@@ -33,6 +33,7 @@ from harness.btf.kinds import (
 _MODIFIERS: Final = frozenset(
     (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 )
+_IS_MODIFIER: Final = bytes(number in _MODIFIERS for number in range(KIND_MASK + 1))
 _SIZED: Final = frozenset(
     (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT, Kind.DATASEC)
 )
@@ -90,6 +91,14 @@ class SectionVariable:
     size: int  # bytes
 
 
+@dataclass(frozen=True, slots=True)
+class MemberTable:
+    """Where the members of a composite are by name; structs with the same names share one."""
+
+    positions: dict[bytes, int]  # the first of that name
+    anonymous: tuple[int, ...]  # positions of members without a name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Type:
     """One type record, decoded for people; `size` or `type_id` is 0 where the kind has none."""
@@ -112,6 +121,8 @@ class Btf:
         "_strings",
         "_strings_end",
         "_strings_start",
+        "_tables",
+        "_tables_by_names",
         "byte_order",
         "first_own_id",
         "offsets",
@@ -147,6 +158,8 @@ class Btf:
         self.source = source
         self._names: NameIndex | None = None
         self._pointer_size = 0
+        self._tables: dict[int, MemberTable] = {}
+        self._tables_by_names: dict[bytes, MemberTable] = {}
 
     @classmethod
     def parse(
@@ -260,7 +273,10 @@ class Btf:
 
     def kind(self, type_id: int) -> int:
         """The kind of a type, a `Kind` unless the blob is newer than this library."""
-        return self.words[self.record(type_id) + 1] >> KIND_SHIFT & KIND_MASK
+        try:
+            return self.words[self.offsets[type_id] + 1] >> KIND_SHIFT & KIND_MASK
+        except IndexError:
+            return self.words[self.record(type_id) + 1]
 
     def vlen(self, type_id: int) -> int:
         """Number of members, enumerators, parameters or variables; linkage of a function."""
@@ -387,12 +403,51 @@ class Btf:
     def skip(self, type_id: int) -> int:
         """Follow typedefs, const, volatile, restrict and type tags to the type behind them."""
         words, offsets = self.words, self.offsets
-        for _ in range(len(offsets)):
-            at = self.record(type_id)
-            if words[at + 1] >> KIND_SHIFT & KIND_MASK not in _MODIFIERS:
-                return type_id
-            type_id = words[at + 2]
-        raise BtfError(f"type '{type_id}' is a typedef of itself", field="type", source=self.source)
+        steps = 0
+        try:
+            at = offsets[type_id]
+            while _IS_MODIFIER[words[at + 1] >> KIND_SHIFT & KIND_MASK]:
+                type_id = words[at + 2]
+                at = offsets[type_id]
+                steps += 1
+                if steps > len(offsets):
+                    raise BtfError(
+                        f"type '{type_id}' is a typedef of itself",
+                        field="type",
+                        source=self.source,
+                    )
+        except IndexError:
+            self.record(type_id)
+        return type_id
+
+    def member_table(self, type_id: int) -> MemberTable:
+        """Members of a struct or union by name, for searches; the caller knows it is one."""
+        table = self._tables.get(type_id)
+        if table is None:
+            at = self.offsets[type_id]
+            count = self.words[at + 1] & VLEN_MASK
+            offsets = self.words[at + 3 : at + 3 + 3 * count : 3]
+            # A BTF that was not deduplicated repeats a struct hundreds of times.
+            key = offsets.tobytes()
+            table = self._tables_by_names.get(key)
+            if table is None:
+                table = self._tables_by_names[key] = self._member_table(offsets)
+            self._tables[type_id] = table
+        return table
+
+    def _member_table(self, offsets: array[int]) -> MemberTable:
+        positions: dict[bytes, int] = {}
+        anonymous = []
+        strings, start, end = self._strings, self._strings_start, self._strings_end
+        for number, offset in enumerate(offsets):
+            begin = start + offset
+            # A name outside the strings is none, as in libbpf.
+            name = strings[begin : strings.index(0, begin, end)] if begin < end else b""
+            if name:
+                positions.setdefault(name, number)
+            else:
+                anonymous.append(number)
+        return MemberTable(positions, tuple(anonymous))
 
     def size(self, type_id: int) -> int:
         """Size of a type in bytes; an error for those that have none (void, functions, …)."""

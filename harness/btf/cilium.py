@@ -16,7 +16,15 @@ from harness.btf.btf import Btf
 from harness.btf.errors import BtfError
 from harness.btf.index import essential_name
 from harness.btf.insn import ALU, ALU64, LDX, ST, STX
-from harness.btf.kinds import ENUM_KINDS, FIELD_KINDS, INT_SIGNED, TYPE_KINDS, Kind, RelocationKind
+from harness.btf.kinds import (
+    ENUM_KINDS,
+    FIELD_KINDS,
+    INT_SIGNED,
+    TYPE_KINDS,
+    VLEN_MASK,
+    Kind,
+    RelocationKind,
+)
 from harness.btf.relo import Outcome, Plan, Resolution, Site, Status
 
 _COMPOSITES: Final = (Kind.STRUCT, Kind.UNION)
@@ -289,8 +297,7 @@ def _find_field(
     for step, index in enumerate(raw[1:], 2):
         kind = _kind(local, one.type_id)
         if kind in _COMPOSITES:
-            members = local.members(local.skip(one.type_id))
-            member = members[index]
+            member = _member(local, local.skip(one.type_id), index)
             if not member.name:
                 if _kind(local, member.type_id) not in _COMPOSITES:
                     raise _Error("an unnamed field that is no struct")
@@ -299,11 +306,10 @@ def _find_field(
             if _kind(target, other.type_id) not in _COMPOSITES:
                 raise _Impossible
             found = _find_member(target, target.skip(other.type_id), member.name)
-            bitfield = member.bitfield_bits or found.bits
+            bitfield = member.bits or found.bits
             if bitfield and step < len(raw):
                 raise _Error("cannot descend into a bitfield")
-            last = index == len(members) - 1
-            one = _moved(one, member.type_id, member.bit_offset, member.bitfield_bits, last)
+            one = _moved(one, member.type_id, member.bit_offset, member.bits, member.last)
             other = _moved(other, found.type_id, found.bit_offset, found.bits, found.last)
             if bitfield:
                 _align(local, one, member.bit_offset)
@@ -361,7 +367,27 @@ def _element(
     )
 
 
-def _find_member(btf: Btf, type_id: int, name: str) -> _Field:
+@dataclass(slots=True)
+class _Member:
+    name: bytes
+    type_id: int
+    bit_offset: int
+    bits: int
+    last: bool
+
+
+def _member(btf: Btf, type_id: int, number: int) -> _Member:
+    at = btf.record(type_id)
+    info = btf.words[at + 1]
+    count = info & VLEN_MASK
+    if number >= count:
+        raise _Error("a member that does not exist")
+    name_off, member, offset = btf.words[at + 3 + 3 * number : at + 6 + 3 * number]
+    bits, offset = (offset >> 24, offset & 0xFFFFFF) if info >> 31 else (0, offset)
+    return _Member(btf.string_bytes(name_off), member, offset, bits, number == count - 1)
+
+
+def _find_member(btf: Btf, type_id: int, name: bytes) -> _Member:
     """Breadth first through anonymous structs and unions."""
     waiting = [(type_id, 0)]
     seen: set[tuple[int, int]] = set()
@@ -371,22 +397,20 @@ def _find_member(btf: Btf, type_id: int, name: str) -> _Field:
         if len(seen) >= _MAX_DEPTH:
             raise _Error("nested too deeply")
         seen.add((composite, base))
-        members = btf.members(composite)
-        for number, member in enumerate(members):
-            if member.name == name:
-                return _Field(
-                    member.type_id,
-                    0,
-                    bit_offset=base + member.bit_offset,
-                    bits=member.bitfield_bits,
-                    last=number == len(members) - 1,
-                )
-            if member.name:
-                continue
+        table = btf.member_table(composite)
+        position = table.positions.get(name, -1)
+        for number in table.anonymous:
+            if 0 <= position < number:
+                break
+            member = _member(btf, composite, number)
             inner = btf.skip(member.type_id)
             if btf.kind(inner) not in _COMPOSITES:
                 raise _Error("an anonymous member that is no struct")
             waiting.append((inner, base + member.bit_offset))
+        if position >= 0:
+            found = _member(btf, composite, position)
+            found.bit_offset += base
+            return found
     raise _Impossible
 
 

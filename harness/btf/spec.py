@@ -9,7 +9,6 @@ offset behind in a search that goes on.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -20,8 +19,6 @@ from harness.btf.index import essential_name
 from harness.btf.kinds import (
     ENUM_KINDS,
     FIELD_KINDS,
-    KIND_MASK,
-    KIND_SHIFT,
     TYPE_KINDS,
     VLEN_MASK,
     Kind,
@@ -238,43 +235,38 @@ def _match_member(local: Btf, wanted: Accessor, spec: Spec, target_id: int) -> i
     """Depth-first search for a member by name; the id of its type, 0 when there is none."""
     target = spec.btf
     target_id = target.skip(target_id)
+    if target.kind(target_id) not in _COMPOSITES:
+        return 0
     words = target.words
     at = target.record(target_id)
     info = words[at + 1]
-    if info >> KIND_SHIFT & KIND_MASK not in _COMPOSITES:
+    if info & VLEN_MASK == 0:
         return 0
-    strings, start, end = target.string_view
-    name = (wanted.name or b"") + b"\0"
+    if len(spec.raw) == _MAX_LEN:
+        raise Refusal("E2BIG", "the target's types are nested too deeply")
     mask = 0xFFFFFF if info >> 31 else _U32
-    count = info & VLEN_MASK
-    for index, (name_off, member, offset) in enumerate(_triples(words, at + 3, count)):
-        found_here = strings.startswith(name, start + name_off, end)
-        anonymous = strings[start + name_off : start + name_off + 1] == b"\0"
-        if len(spec.raw) == _MAX_LEN:
-            raise Refusal("E2BIG", "the target's types are nested too deeply")
-        if not found_here and not anonymous:
-            if start + name_off >= end:
-                raise Refusal("EINVAL", f"member {index} of [{target_id}] has no valid name")
-            continue
-        offset &= mask
+    table = target.member_table(target_id)
+    position = table.positions.get(wanted.name or b"", -1)
+    for index in table.anonymous:
+        if 0 <= position < index:
+            break
+        offset = words[at + 5 + 3 * index] & mask
         spec.bit_offset = spec.bit_offset + offset & _U32
         spec.raw.append(index)
-        if anonymous:
-            found = _match_member(local, wanted, spec, member)
-            if found:
-                return found
-            spec.bit_offset = spec.bit_offset - offset & _U32
-            spec.raw.pop()
-            continue
-        at_local = local.record(wanted.type_id) + 4 + 3 * wanted.number
-        if not fields_compatible(local, local.words[at_local], target, member):
-            return 0  # and, as in libbpf, the offset stays added
-        spec.accessors.append(Accessor(target_id, index, wanted.name))
-        # A member of type void would be id 0; libbpf's fields of it are never compatible.
-        return member
-    return 0
-
-
-def _triples(words: Sequence[int], at: int, count: int) -> zip[tuple[int, int, int]]:
-    chunk = words[at : at + 3 * count]
-    return zip(chunk[::3], chunk[1::3], chunk[2::3], strict=True)
+        found = _match_member(local, wanted, spec, words[at + 4 + 3 * index])
+        if found:
+            return found
+        # What an incompatible member below left behind stays: so it is in libbpf.
+        spec.bit_offset = spec.bit_offset - offset & _U32
+        spec.raw.pop()
+    if position < 0:
+        return 0
+    spec.bit_offset = spec.bit_offset + (words[at + 5 + 3 * position] & mask) & _U32
+    spec.raw.append(position)
+    member = words[at + 4 + 3 * position]
+    at_local = local.record(wanted.type_id) + 4 + 3 * wanted.number
+    if not fields_compatible(local, local.words[at_local], target, member):
+        return 0
+    spec.accessors.append(Accessor(target_id, position, wanted.name))
+    # A member of type void would be id 0; libbpf's fields of it are never compatible.
+    return member

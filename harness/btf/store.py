@@ -99,6 +99,20 @@ class IndexStore:
             logger.warning("cannot remember the digest of %s: %s", path, error)
         return digest
 
+    def kept(self, key: str) -> str | None:
+        """A text kept under a key (a digest of all it was made from); None when there is none."""
+        try:
+            return (self._root / "results" / key[:2] / key).read_text()
+        except (OSError, ValueError):
+            return None
+
+    def keep(self, key: str, text: str) -> None:
+        """Keep a text; a cache that cannot be written is not an error."""
+        try:
+            _write(self._root / "results" / key[:2] / key, text.encode())
+        except OSError as error:
+            logger.warning("cannot keep a result: %s", error)
+
     def _note(self, path: Path) -> Path:
         """Where the digest of a file in its present state is remembered."""
         status = path.stat()
