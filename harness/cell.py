@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import accel, images, initramfs, objcheck, results, rundir, supply, vm
+from harness import accel, images, initramfs, objcheck, prediction, results, rundir, supply, vm
 from harness.baseroot import BaseRoot
 from harness.build import Built
 from harness.cache import Cache
@@ -78,8 +78,38 @@ class Bench:
     emit: Listener
 
 
-def answer(bench: Bench, item: Wanted, shared: SharedAccelerator) -> Cell:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A kernel that could be had, or why not, and what was predicted for it."""
+
+    facts: KernelFacts
+    files: KernelFiles | None
+    trouble: CheckResult | None = None
+    predicted: CheckResult | None = None
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+
+def gather(bench: Bench, item: Wanted) -> Prepared:
+    """Have the kernel's files; one that cannot be had is a verdict of its own."""
+    facts = wanted_facts(item)
+    try:
+        files = _files(bench, item)
+    except UnavailableError as error:
+        trouble = trouble_of(Verdict.UNAVAILABLE, Cause.KERNEL_UNAVAILABLE, error)
+    except HarnessError as error:
+        trouble = trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
+    else:
+        return Prepared(facts=_kernel_facts(files), files=files)
+    return Prepared(facts=facts, files=None, trouble=trouble)
+
+
+def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     """One kernel's cell; whatever goes wrong in it is a verdict. `unknown` is tried once more."""
+    if item.trouble is not None:
+        return Cell(kernel=item.facts, boot=None, checks=(item.trouble,))
     cell = _attempt(bench, item, shared)
     if cell.verdict is not Verdict.UNKNOWN or shared.cancelled.is_set() or _asked_for(cell):
         return cell
@@ -96,20 +126,19 @@ def _asked_for(cell: Cell) -> bool:
     return deciding is not None and deciding.cause in (Cause.PANIC, Cause.HANG, Cause.TIMEOUT)
 
 
-def _attempt(bench: Bench, item: Wanted, shared: SharedAccelerator) -> Cell:
+def _attempt(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     started = time.monotonic()
     phases: dict[str, float] = {}
-    facts = wanted_facts(item)
+    before = () if item.predicted is None else (item.predicted,)
     try:
-        with _phase(bench, item.name, "kernel", phases):
-            files = _files(bench, item)
-        facts = _kernel_facts(files)
-        cell = _booted_cell(bench, files, facts, shared, phases)
-    except UnavailableError as error:
-        cell = without_boot(facts, Verdict.UNAVAILABLE, Cause.KERNEL_UNAVAILABLE, error)
+        cell = _booted_cell(bench, item, shared, phases)
     except HarnessError as error:
-        cell = without_boot(facts, Verdict.UNKNOWN, Cause.INFRA, error)
-    return replace(cell, duration_s=time.monotonic() - started, phases_s=phases)
+        trouble = trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
+        cell = Cell(kernel=item.facts, boot=None, checks=(trouble,))
+    return replace(
+        cell, checks=(*before, *cell.checks), duration_s=time.monotonic() - started,
+        phases_s=phases,
+    )  # fmt: skip
 
 
 def _files(bench: Bench, item: Wanted) -> KernelFiles:
@@ -122,14 +151,12 @@ def _files(bench: Bench, item: Wanted) -> KernelFiles:
 
 
 def _booted_cell(
-    bench: Bench,
-    files: KernelFiles,
-    facts: KernelFacts,
-    shared: SharedAccelerator,
-    phases: dict[str, float],
+    bench: Bench, item: Prepared, shared: SharedAccelerator, phases: dict[str, float]
 ) -> Cell:
     """Boot, ask every check, keep the console whatever happens."""
-    request = bench.request
+    request, files, facts = bench.request, item.files, item.facts
+    if files is None:
+        raise HarnessError(f"no files of '{item.name}'")
     with _phase(bench, files.name, "prepare", phases):
         where = place_of(
             bench.backend, files, bench.root, bench.cache,
@@ -163,6 +190,7 @@ def _booted_cell(
             context = Context(
                 guest=booted.guest,
                 features=features, subject=bench.built.subject, kernel=facts,
+                types=prediction.types_of(files, bench.cache),
                 detached_btf=files.btf_detached and files.btf is not None,
                 emulated=choice.accelerator is Accelerator.TCG, evidence_dir=evidence_dir,
                 report_dir=request.report_dir,
@@ -370,8 +398,8 @@ def _kernel_facts(files: KernelFiles) -> KernelFacts:
     )  # fmt: skip
 
 
-def without_boot(facts: KernelFacts, verdict: Verdict, cause: Cause, error: HarnessError) -> Cell:
-    check = CheckResult(
+def trouble_of(verdict: Verdict, cause: Cause, error: HarnessError) -> CheckResult:
+    """The answer of a cell that never booted."""
+    return CheckResult(
         check=BOOT, verdict=verdict, cause=cause, summary=error.message, remedy=error.hint
     )
-    return Cell(kernel=facts, boot=None, checks=(check,))

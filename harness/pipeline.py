@@ -11,15 +11,27 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from harness import accel, baseroot, build, cell, kernel_container, process, results, rundir, supply
+from harness import (
+    accel,
+    baseroot,
+    build,
+    cell,
+    kernel_container,
+    prediction,
+    process,
+    results,
+    rundir,
+    supply,
+)  # fmt: skip
 from harness.build import Built
 from harness.cache import Cache, sha256_of
-from harness.cell import Bench, Request, SharedAccelerator, Wanted, wanted_facts, without_boot
+from harness.cell import Bench, Prepared, Request, SharedAccelerator, Wanted
 from harness.errors import HarnessError, UsageError
 from harness.progress import Finished, Listener, Note
 from harness.results import (
@@ -33,6 +45,8 @@ from harness.results import (
     SubjectFacts,
     Verdict,
 )
+
+_DOWNLOADS = 4  # kernels fetched at once
 
 
 def run(request: Request, cache: Cache, emit: Listener) -> Run:
@@ -54,7 +68,7 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
         objcheck=build.objcheck(cache, say), built=built,
         lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
     )  # fmt: skip
-    cells = _all_cells(bench)
+    cells = _all_cells(bench, _gathered(bench))
     first = next((done.boot for done in cells if done.boot), None)
     return Run(
         schema=results.SCHEMA,
@@ -87,14 +101,24 @@ def known_accelerator(cache: Cache) -> str:
     return f"{known.accelerator} ({known.reason})" if known else "probed by booting a guest"
 
 
-def _all_cells(bench: Bench) -> list[Cell]:
-    """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
+def _gathered(bench: Bench) -> list[Prepared]:
+    """Every kernel's files, in the order asked, and what is predicted of the subject on each."""
     wanted: list[Wanted] = [*bench.request.kernels, *bench.request.directories]
+    with ThreadPoolExecutor(max_workers=_DOWNLOADS, thread_name_prefix="kernel") as pool:
+        gathered = list(pool.map(lambda item: cell.gather(bench, item), wanted))
+    bench.emit(Note(text=f"resolving relocations on {len(gathered)} kernels"))
+    files = [item.files for item in gathered if item.files is not None]
+    predicted = prediction.predict(bench.built.subject, files, bench.cache)
+    return [replace(item, predicted=predicted.get(item.name)) for item in gathered]
+
+
+def _all_cells(bench: Bench, gathered: Sequence[Prepared]) -> list[Cell]:
+    """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
     accelerator = SharedAccelerator(bench)
     found: dict[str, Cell] = {}
     pool = ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell")
     try:
-        futures = {pool.submit(cell.answer, bench, item, accelerator): item for item in wanted}
+        futures = {pool.submit(cell.answer, bench, item, accelerator): item for item in gathered}
         for future, item in _as_they_end(futures):
             done = future.result()
             found[item.name] = done
@@ -107,12 +131,12 @@ def _all_cells(bench: Bench) -> list[Cell]:
         accelerator.cancelled.set()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [found.get(item.name) or _interrupted(item) for item in wanted]
+    return [found.get(item.name) or _interrupted(item) for item in gathered]
 
 
 def _as_they_end(
-    futures: dict[Future[Cell], Wanted],
-) -> Iterator[tuple[Future[Cell], Wanted]]:
+    futures: dict[Future[Cell], Prepared],
+) -> Iterator[tuple[Future[Cell], Prepared]]:
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -154,9 +178,10 @@ def _noting(emit: Listener) -> Callable[[str], None]:
     return lambda text: emit(Note(text=text))
 
 
-def _interrupted(item: Wanted) -> Cell:
+def _interrupted(item: Prepared) -> Cell:
     error = HarnessError("interrupted before it was reached", hint="run it again")
-    return without_boot(wanted_facts(item), Verdict.UNKNOWN, Cause.INFRA, error)
+    trouble = item.trouble or cell.trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
+    return Cell(kernel=item.facts, boot=None, checks=(trouble,))
 
 
 def _not_compiled(

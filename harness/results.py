@@ -47,6 +47,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     GUEST_LOST = "guest-lost"
     INFRA = "infra"
+    HARNESS = "harness"  # we contradict ourselves: a bug of ours
     NOT_ASKED = "not-asked"
     NOT_REACHED = "not-reached"  # an earlier check's trouble ended the guest
     KERNEL_UNAVAILABLE = "kernel-unavailable"

@@ -6,15 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import inventory, resolve, supply
+from harness import inventory, prediction, resolve, supply
+from harness.btf.table import KernelFile, ResolveReport
 from harness.cache import Cache
 from harness.errors import UnavailableError, UsageError
 from harness.progress import Listener, Note, Phase
-from harness.resolve import KernelFile, ResolveReport
 from harness.supply import KernelFiles
 
 KERNELS = "kernels"  # --btf kernels: those of the catalogue
-INDEX_DIR = "btf-index"
 
 
 def objects(words: str) -> list[Path]:
@@ -37,17 +36,7 @@ def resolve_here(
     paths: Sequence[Path], kernels: Sequence[KernelFile], cache: Cache
 ) -> ResolveReport:
     """Resolve with the indexes of our cache."""
-    return resolve.resolve_many(paths, kernels, cache_dir=cache.directory(INDEX_DIR))
-
-
-def types_of(files: KernelFiles) -> KernelFile | None:
-    """A kernel's types as `resolve` wants them; None for a kernel without any."""
-    if files.btf is None:
-        return None
-    return KernelFile(
-        name=files.name, btf=files.btf, config=files.config, system_map=files.system_map,
-        release=files.release,
-    )  # fmt: skip
+    return resolve.resolve_many(paths, kernels, cache_dir=cache.directory(prediction.INDEX_DIR))
 
 
 def bring_together(
@@ -66,11 +55,11 @@ def bring_together(
     if KERNELS in places or kernels or not (files or given):
         given += _of_catalogue(kernels or "all", arch, cache, emit)
     for one in given:
-        types = types_of(one)
+        types = prediction.types_of(one, cache)
         if types is None:
             emit(Note(text=f"{one.name}: no BTF, neither its own nor a detached one"))
         else:
-            found.append(types)
+            found.append(types.kernel)
     if not found:
         raise UsageError("no BTF to resolve against", hint="--btf FILE, DIRECTORY or kernels")
     return found

@@ -42,12 +42,20 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     files: tuple[str, ...] = ()
 
 
+class Functional(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What exercises the subject in a guest; both are among the subject's files."""
+
+    driver: str = ""  # sends datagrams and says what must be made of each (bpf/README.md)
+    corpus: str = ""  # datagrams with the answer that each must get (bpf/README.md)
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`*.toml` beside an object; unknown keys are refused."""
 
     subject: _Head
     programs: dict[str, Program] = {}
     maps: dict[str, Map] = {}
+    functional: Functional = Functional()
     rodata: dict[str, bool | int | tuple[int, ...]] = {}
 
 
@@ -76,9 +84,16 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise UsageError(f"cannot read the manifest '{path}': {error.strerror}") from error
     try:
-        return msgspec.toml.decode(content, type=Manifest)
+        manifest = msgspec.toml.decode(content, type=Manifest)
     except msgspec.MsgspecError as error:
         raise UsageError(f"{path}: {error}") from error
+    for name in (manifest.functional.driver, manifest.functional.corpus):
+        if name and name not in manifest.subject.files:
+            raise UsageError(
+                f"{path}: [functional] names '{name}', which is not among the subject's files",
+                hint=f"add \"{name}\" to 'files' under [subject]",
+            )
+    return manifest
 
 
 def bare(path: Path) -> Subject:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions asked of each kernel, one file each, in the order they are asked."""
 
-from harness.checks import attach, function, load, splat
+from harness.checks import attach, crosscheck, function, load, sends, splat
 from harness.checks.context import Check, Context
 
 ALL: tuple[Check, ...] = (
     load.CHECK,
+    crosscheck.CHECK,
     attach.CHECK,
     function.CHECK,
+    sends.CHECK,
     splat.CHECK,
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.guest import Guest
 from harness.objcheck import FeaturesAnswer, MapFix, Options
+from harness.prediction import Types
 from harness.results import CheckResult, Evidence, KernelFacts, write_atomically
 from harness.subject import Program, Subject
 
@@ -25,6 +26,7 @@ class Context:
     subject: Subject
     kernel: KernelFacts
     features: FeaturesAnswer
+    types: Types | None  # the kernel's BTF on the host
     detached_btf: bool  # the kernel has no BTF of its own, GUEST_BTF holds one
     emulated: bool
     evidence_dir: Path  # of this kernel, inside the report's directory
@@ -39,6 +41,18 @@ class Context:
     def loader(self) -> str:
         """The subject's own loader in the guest, "" without one."""
         return f"{SUBJECT_DIR}/{self.subject.loader.name}" if self.subject.loader else ""
+
+    @property
+    def driver(self) -> str:
+        """The subject's send driver in the guest, "" without one."""
+        name = self.subject.manifest.functional.driver
+        return f"{SUBJECT_DIR}/{name}" if name else ""
+
+    @property
+    def corpus(self) -> Path | None:
+        """The subject's corpus on this machine, None without one."""
+        name = self.subject.manifest.functional.corpus
+        return next((path for path in self.subject.files if path.name == name), None)
 
     def options(self) -> Options:
         """How objcheck loads the subject here."""

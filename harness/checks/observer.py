@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the subject's observer around a command in the guest, and read what it wrote.
+
+The observer writes JSON lines (bpf/README.md): "ready" once, "event" for each datagram, "stats"
+at its end after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shlex
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from harness.checks.context import GUEST_BTF, Context
+from harness.errors import HarnessError
+from harness.results import Cause, CheckResult, Evidence, Verdict
+
+Scalar = str | int | float | bool | None
+Event = Mapping[str, Scalar]  # an event's line, "type" left out
+
+# Every hit of a hook ends in exactly one of them.
+CLASSES = (
+    "v4_mapped", "other_port", "not_udp", "corked", "kernel_pages", "gso_multi", "fault",
+    "segments", "not_dns", "malformed", "sampled_out", "rate_limited", "ring_full", "submitted",
+)  # fmt: skip
+# Each event is asked for: neither sampling nor the rate limit may drop it.
+EVERYTHING = {"sample_n": 1, "rate_limit": 0}
+_TIMEOUT_S = 120.0
+_GUEST_DIR = "/tmp/observed"
+# $1: a directory; $2: the observer's command, quoted; the rest: the command to run meanwhile.
+# The pipe tells of "ready" without polling. Whatever happens, the observer is told to end.
+_SCRIPT = r"""
+d=$1 observer=$2; shift 2
+rm -rf "$d"; mkdir "$d"; mkfifo "$d/pipe" || exit 3
+sh -c "exec $observer" >"$d/pipe" 2>"$d/observer.err" &
+pid=$!
+exec 3<"$d/pipe"
+IFS= read -r line <&3
+printf '%s\n' "$line" >"$d/observer.jsonl"
+cat <&3 >>"$d/observer.jsonl" &
+reader=$!
+case $line in
+*'"ready"'*)
+	"$@" >"$d/command.out" 2>"$d/command.err" 3<&- </dev/null
+	echo $? >"$d/command.status" ;;
+esac
+kill -TERM $pid 2>/dev/null
+sh -c 'sleep 30; kill -KILL $1 2>/dev/null' dog $pid >/dev/null 2>&1 3<&- &
+dog=$!
+wait $pid
+echo $? >"$d/observer.status"
+wait $reader
+kill $dog
+rm "$d/pipe"
+tar -C "$d" -cf - . | gzip -c
+rm -rf "$d"
+"""
+
+
+class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A program's own account."""
+
+    name: str
+    run_cnt: int = 0
+    recursion_misses: int = 0
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The observer is attached."""
+
+    buffer: str  # "ringbuf" or "perf"
+    limiter: str = ""  # "xadd" or "gcra"
+    programs: tuple[str, ...] = ()
+    sample_n: int = 1
+    rate_limit: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals since the observer was loaded; what user space counted is in the last line only."""
+
+    hits: int
+    v4_mapped: int
+    other_port: int
+    not_udp: int
+    corked: int
+    kernel_pages: int
+    gso_multi: int
+    fault: int
+    segments: int
+    not_dns: int
+    malformed: int
+    sampled_out: int
+    rate_limited: int
+    ring_full: int
+    submitted: int
+    received: int = 0
+    perf_lost: int = 0
+    short_records: int = 0
+    program_info: tuple[ProgramInfo, ...] = ()
+
+    def classes(self) -> dict[str, int]:
+        """Hits by what became of them."""
+        return {name: int(getattr(self, name)) for name in CLASSES}
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    type: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What the observer said around a command, and how both ended."""
+
+    ready: Ready | None  # None: it never attached, the command was not run
+    events: tuple[Event, ...]
+    stats: Stats | None
+    unreadable: tuple[str, ...]  # lines that are not what bpf/README.md says
+    observer_status: int
+    observer_error: str
+    command_status: int
+    command_output: str
+    command_error: str
+    evidence: tuple[Evidence, ...]
+
+
+def observe(
+    context: Context,
+    command: Sequence[str],
+    *,
+    name: str,
+    settings: Mapping[str, int] = EVERYTHING,
+    options: Sequence[str] = (),
+    timeout_s: float = _TIMEOUT_S,
+) -> Observed:
+    """Run `command` in the guest while the subject's observer is attached.
+
+    The observer's lines are kept as `name`.jsonl; settings go over the manifest's rodata.
+    """
+    argv = [context.loader, "run", "--object", context.object, *options]
+    if context.detached_btf:
+        argv += ["--btf", GUEST_BTF]
+    words = context.subject.rodata_words + [f"{key}={value}" for key, value in settings.items()]
+    for word in words:
+        argv += ["--set", word]
+    answer = context.guest.run(
+        ["/bin/sh", "-c", _SCRIPT, "observe", _GUEST_DIR, shlex.join(argv), *command],
+        timeout_s=timeout_s,
+    )
+    if answer.status != 0:
+        raise HarnessError(
+            f"the guest could not run the observer: status {answer.status}, "
+            f"{answer.error_text.strip()[-300:]}"
+        )
+    files = _unpacked(answer.stdout)
+    lines = files.get("observer.jsonl", b"")
+    ready, events, stats, unreadable = read_lines(lines)
+    error = _text(files, "observer.err")
+    evidence = [context.keep("observer's lines", f"{name}.jsonl", lines)]
+    if error.strip():
+        evidence.append(Evidence(title="observer's errors", text=error[-2000:]))
+    return Observed(
+        ready=ready, events=events, stats=stats, unreadable=unreadable,
+        observer_status=_status(files, "observer.status"), observer_error=error,
+        command_status=_status(files, "command.status"),
+        command_output=_text(files, "command.out"), command_error=_text(files, "command.err"),
+        evidence=tuple(evidence),
+    )  # fmt: skip
+
+
+def read_lines(
+    content: bytes,
+) -> tuple[Ready | None, tuple[Event, ...], Stats | None, tuple[str, ...]]:
+    """Ready, events, the last stats and the lines that are none of these."""
+    ready: Ready | None = None
+    stats: Stats | None = None
+    events: list[Event] = []
+    unreadable: list[str] = []
+    for line in content.splitlines():
+        if not line.strip():
+            continue
+        try:
+            kind = msgspec.json.decode(line, type=_Kind).type
+            if kind == "event":
+                fields = msgspec.json.decode(line, type=dict[str, Scalar])
+                events.append({key: value for key, value in fields.items() if key != "type"})
+            elif kind == "ready":
+                ready = msgspec.json.decode(line, type=Ready)
+            elif kind == "stats":
+                stats = msgspec.json.decode(line, type=Stats)
+            else:
+                unreadable.append(line.decode(errors="replace")[:200])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            unreadable.append(f"{line.decode(errors='replace')[:200]} ({error})")
+    return ready, tuple(events), stats, tuple(unreadable)
+
+
+def failure(check: str, seen: Observed) -> CheckResult | None:
+    """The verdict of an observer that did not attach, end, or account as it must; None if it did."""
+    wrong = ""
+    if seen.ready is None:
+        said = seen.observer_error.strip() or " ".join(seen.unreadable) or "nothing"
+        wrong = f"the observer did not start (status {seen.observer_status}): {said[-300:]}"
+    elif seen.observer_status != 0:
+        how = "had to be killed" if seen.observer_status == 137 else "ended"
+        wrong = f"the observer {how} after SIGTERM with status {seen.observer_status}: "
+        wrong += seen.observer_error.strip()[-300:] or "it said nothing"
+    elif seen.unreadable:
+        wrong = f"a line that is none of the observer's: {seen.unreadable[0]}"
+    elif seen.stats is None:
+        wrong = "the observer wrote no totals at its end"
+    elif broken := unaccounted(seen.stats, len(seen.events)):
+        wrong = "; ".join(broken)
+    if not wrong:
+        return None
+    return CheckResult(
+        check=check, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR, summary=wrong,
+        remedy="run it by hand: inv shell --kernel NAME", evidence=seen.evidence,
+    )  # fmt: skip
+
+
+def unaccounted(stats: Stats, events: int) -> list[str]:
+    """Where the conservation law is broken, in words.
+
+    hits = sum of the classes; submitted = received + reported lost; received = lines written.
+    """
+    broken: list[str] = []
+    total = sum(stats.classes().values())
+    if stats.hits != total:
+        broken.append(f"{stats.hits} hits, but {total} in all classes")
+    if stats.submitted != stats.received + stats.perf_lost:
+        broken.append(
+            f"{stats.submitted} events submitted, but {stats.received} received "
+            f"and {stats.perf_lost} reported lost"
+        )
+    if stats.short_records:
+        broken.append(f"{stats.short_records} records shorter than they say")
+    if stats.received - stats.short_records != events:
+        broken.append(f"{stats.received} events received, but {events} written")
+    for program in stats.program_info:
+        if program.recursion_misses:
+            broken.append(f"{program.name} was not run {program.recursion_misses} times")
+    return broken
+
+
+def _unpacked(packed: bytes) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as archive:
+            for member in archive:
+                if (file := archive.extractfile(member)) is not None:
+                    found[member.name.removeprefix("./")] = file.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise HarnessError(f"what the guest packed cannot be read: {error}") from error
+    return found
+
+
+def _text(files: Mapping[str, bytes], name: str) -> str:
+    return files.get(name, b"").decode(errors="replace")
+
+
+def _status(files: Mapping[str, bytes], name: str) -> int:
+    """Of a command that was not run: -1."""
+    try:
+        return int(files.get(name, b"-1"))
+    except ValueError as error:
+        raise HarnessError(f"'{name}' holds no exit status: {files[name]!r:.80}") from error

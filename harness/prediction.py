@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `resolve` check: what libbpf will make of the subject on each kernel, before any boots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import resolve
+from harness.btf.table import Column, KernelFile
+from harness.btf.verdict import Cause as Why
+from harness.btf.verdict import ProgramVerdict
+from harness.btf.verdict import Verdict as Predicted
+from harness.cache import Cache
+from harness.resolve import REMEDIES
+from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.subject import Program, Subject
+from harness.supply import KernelFiles
+
+NAME = "resolve"
+INDEX_DIR = "btf-index"
+_CAUSE = {
+    Why.RELOCATION: Cause.CORE_RELOCATION,
+    Why.MAP: Cause.MAP_UNSUPPORTED,
+    Why.ATTACH: Cause.ATTACH_FAILED,
+    Why.EXTERN: Cause.FEATURE_MISSING,
+    Why.HELPER: Cause.FEATURE_MISSING,
+    Why.PROGRAM_TYPE: Cause.FEATURE_MISSING,
+    Why.SECTION: Cause.COMPILE,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Types:
+    """A kernel's type information, as files, and the store of its indexes."""
+
+    kernel: KernelFile
+    index_dir: Path
+
+
+def types_of(files: KernelFiles, cache: Cache) -> Types | None:
+    """None for a kernel without BTF, its own or a detached one."""
+    if files.btf is None:
+        return None
+    kernel = KernelFile(
+        name=files.name, btf=files.btf, config=files.config, system_map=files.system_map,
+        release=files.release,
+    )  # fmt: skip
+    return Types(kernel=kernel, index_dir=cache.directory(INDEX_DIR))
+
+
+def predict(
+    subject: Subject, kernels: Iterable[KernelFiles], cache: Cache
+) -> dict[str, CheckResult]:
+    """The answer for each kernel, by its name."""
+    all_files = list(kernels)
+    known = [types for files in all_files if (types := types_of(files, cache)) is not None]
+    answers = {files.name: _without_types() for files in all_files}
+    if not known:
+        return answers
+    report = resolve.resolve_many(
+        [subject.object], [types.kernel for types in known], cache_dir=known[0].index_dir
+    )
+    for column in report.objects[0].columns:
+        answers[column.kernel] = _judged(subject, column, report.objects[0].failure)
+    return answers
+
+
+def _judged(subject: Subject, column: Column, failure: str) -> CheckResult:
+    verdict = column.verdict
+    if verdict is None:
+        return CheckResult(
+            check=NAME, verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
+            summary=failure or column.failure, remedy="see inv inspect for the object itself",
+        )  # fmt: skip
+    guarded = sum(program.guarded for program in verdict.programs)
+    resolved = len(column.cells) - guarded
+    figures = (
+        Figure(name="resolved relocations", value=float(resolved), unit="1"),
+        Figure(name="poisoned but guarded", value=float(guarded), unit="1"),
+    )
+    open_programs = [
+        program
+        for program in verdict.programs
+        if program.verdict in (Predicted.FAIL, Predicted.UNKNOWN)
+        and not _excused(subject, program, verdict.absent_maps)
+    ]
+    failed = [program for program in open_programs if program.verdict is Predicted.FAIL]
+    if failed or verdict.error:
+        first = failed[0] if failed else None
+        why = first.cause if first else Why.RELOCATION
+        said = "; ".join(first.reasons) if first else verdict.error
+        return CheckResult(
+            check=NAME, verdict=Verdict.FAIL, cause=_CAUSE.get(why, Cause.CORE_RELOCATION),
+            summary=f"{first.program + ': ' if first else ''}{said}",
+            remedy=REMEDIES.get(why, ""), figures=figures,
+            evidence=tuple(
+                Evidence(title=program.program, text="\n".join(program.reasons))
+                for program in failed
+            ),
+        )  # fmt: skip
+    if open_programs:
+        first = open_programs[0]
+        return CheckResult(
+            check=NAME, verdict=Verdict.UNKNOWN, cause=Cause.NONE,
+            summary=f"{first.program}: {'; '.join(first.reasons)}",
+            remedy=REMEDIES.get(first.cause, ""), figures=figures,
+        )  # fmt: skip
+    return CheckResult(check=NAME, verdict=Verdict.PASS, figures=figures)
+
+
+def _excused(subject: Subject, program: ProgramVerdict, absent_maps: tuple[str, ...]) -> bool:
+    """The manifest lets the program be missing, or says what becomes of the map."""
+    manifest = subject.manifest
+    if manifest.programs.get(program.program, Program()).optional:
+        return True
+    fallbacks = {name for name, described in manifest.maps.items() if described.fallback}
+    return program.cause is Why.MAP and set(absent_maps) <= fallbacks
+
+
+def _without_types() -> CheckResult:
+    return CheckResult(
+        check=NAME, verdict=Verdict.FAIL, cause=Cause.BTF_MISSING,
+        summary="the kernel has no BTF, and none was given beside it",
+        remedy="put the kernel's BTF beside its image as vmlinux.btf: from BTFHub, or made with "
+        "pahole from the distribution's debug package",
+    )  # fmt: skip
