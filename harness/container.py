@@ -34,6 +34,7 @@ STATUS_LOST = 125  # as docker(1): not the command's doing
 _SOURCE = Path("/src")
 _KVM = Path("/dev/kvm")
 _OURS = "KERNEL_MATRIX_"
+_SHELLS = ("sh", "bash", "/bin/sh", "/bin/bash")  # on a terminal: the guest's, on its console
 _CONSOLE_TAIL_LINES = 25
 # The engine's and the shell's own; the guest has its own of each.
 _NOT_CARRIED = frozenset({"PATH", "HOME", "HOSTNAME", "TERM", "PWD", "OLDPWD", "SHLVL", "_"})
@@ -113,7 +114,8 @@ def _run(argv: Sequence[str], environment: Mapping[str, str], run_dir: Path) -> 
         if verbose:
             _say(text)
 
-    if not argv:
+    directory = carried_directory(str(Path.cwd()))
+    if not argv or (len(argv) == 1 and argv[0] in _SHELLS and _is_terminal()):
         if not _is_terminal():
             raise HarnessError(
                 "no command to run",
@@ -122,10 +124,10 @@ def _run(argv: Sequence[str], environment: Mapping[str, str], run_dir: Path) -> 
         _say("leave the guest with exit; it is thrown away then")
         return session.shell(
             files, where=where, run_dir=run_dir, accelerators=accelerators,
-            source=source, source_limit_mib=limit_mib, on_note=note,
+            source=source, source_limit_mib=limit_mib, directory=directory, on_note=note,
         )  # fmt: skip
     command = Command(
-        argv=tuple(argv), directory=carried_directory(str(Path.cwd())),
+        argv=tuple(argv), directory=directory,
         environment=carried_environment(environment), stdin=_stdin(limit_mib),
     )  # fmt: skip
     outcome = session.run_command(

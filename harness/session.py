@@ -33,6 +33,7 @@ _MEMORY_MIB = Machine().memory_mib
 _TRAILER_BYTES = 80  # guestbin/command.c
 _TRAILER = re.compile(rb"km-command (\d+) ([01]) (\d+) (\d+) (\d+) *\n")
 _OUTSIDE_S = 120.0  # beside the command: packing 16 MiB of noise in an emulated guest takes 10 s
+_PROFILE = "PS1='guest# '\ncd {}\n"  # replaces the base archive's
 _SERVER_ENDED = re.compile(r"km: guest down \(server status (0x[0-9a-f]+|0)\)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -106,14 +107,17 @@ def shell(
     accelerators: Sequence[Accelerator] = (Accelerator.TCG,),
     source: Path | None = None,
     source_limit_mib: int = source_tree.LIMIT_MIB,
+    directory: str | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> int:
     """A shell on the guest's console, which is our terminal; the shell's exit status.
 
-    It has no deadline: it ends with `exit`, or with us.
+    It has no deadline: it ends with `exit`, or with us. directory: where it starts, /src when
+    there is a source.
     """
+    start = directory or ("/" if source is None else f"/{SOURCE}")
     initrd = run_dir / "initrd"
-    carried_mib = _make_initrd(None, files.base, source, source_limit_mib, initrd)
+    carried_mib = _make_initrd(start, files.base, source, source_limit_mib, initrd)
     memory_mib = _MEMORY_MIB + 2 * carried_mib
     accelerator = accelerators[0]
     if len(accelerators) > 1:  # a console cannot tell that nothing came up: ask the agent first
@@ -165,16 +169,22 @@ def parse_answer(answer: bytes) -> tuple[int, bool, bytes, bytes, int]:
 
 
 def _make_initrd(
-    command: Command | None, base: Path, source: Path | None, limit_mib: int, initrd: Path
+    command: Command | str, base: Path, source: Path | None, limit_mib: int, initrd: Path
 ) -> int:
-    """Write the initrd; how many MiB it carries beside the base archive."""
+    """Write the initrd; how many MiB it carries beside the base archive.
+
+    command: a string is the directory that a shell starts in.
+    """
     archives = [base]
     with tempfile.TemporaryDirectory(prefix="carried-", dir=initrd.parent) as name:
         scratch = Path(name)
         empty = scratch / "empty"
         empty.mkdir()
         carried: dict[str, Path] = {f"/{SOURCE}": empty}
-        if command is not None:
+        if isinstance(command, str):
+            (scratch / "profile").write_text(_PROFILE.format(shlex.quote(command)))
+            carried["/etc/profile"] = scratch / "profile"
+        else:
             (scratch / "command").write_bytes(script(command))
             (scratch / "stdin").write_bytes(command.stdin)
             carried |= {f"/.kernel-matrix/{n}": scratch / n for n in ("command", "stdin")}

@@ -168,19 +168,24 @@ def test_docker_stop_does_not_wait_for_its_grace(image: Callable[[str], str]) ->
     assert state.text.strip() == "143"
 
 
-def test_a_terminal_without_a_command_is_a_shell(image: Callable[[str], str]) -> None:
+def test_a_terminal_without_a_command_is_a_shell(
+    image: Callable[[str], str], tmp_path: Path
+) -> None:
     name = image(OLDEST)
     master, slave = pty.openpty()
-    words = ["docker", "run", "--rm", "-it", "--network", "none", name]
+    words = ["docker", "run", "--rm", "-it", "--network", "none"]
+    words += ["-v", f"{tmp_path}:/src", "-w", "/src", name]
     with process.held(words, stdin=slave, stdout=slave, stderr=slave) as child:
         os.close(slave)
         seen = _read_until(master, b"guest# ")
-        os.write(master, b"echo $((6*7))-$(uname -n) && exit 3\r")
-        seen += _read_until(master, None)
+        os.write(master, b"echo $((6*7))-$(uname -n)-$PWD\r")
+        seen += _read_until(master, b"42-guest-/src")
+        os.write(master, b"exit 3\r")
+        _read_until(master, None)
         status = child.wait(30)
     os.close(master)
 
-    assert b"42-guest" in seen
+    assert b"42-guest-/src" in seen
     assert status == 3
 
 
