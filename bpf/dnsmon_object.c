@@ -154,6 +154,15 @@ static int check_settings(struct bpf_object *object)
 	return 0;
 }
 
+/* libbpf has error numbers of its own, above the system's. */
+static int fail_open(const char *path, int err)
+{
+	char text[128];
+
+	libbpf_strerror(err, text, sizeof(text));
+	return fail(EXIT_USAGE, "usage", NULL, "cannot open object '%s': %s", path, text);
+}
+
 /* "xadd" programs have the plain name, their gcra twins a suffix. */
 static int wanted(const char *program, enum limiter_kind limiter)
 {
@@ -229,7 +238,7 @@ int monitor_open(struct monitor *m, const struct options *o, const char *only)
 	if (!m->object) {
 		err = errno;
 		log_print();
-		return fail(EXIT_USAGE, "usage", NULL, "cannot open object '%s': %s", o->object, strerror(err));
+		return fail_open(o->object, err);
 	}
 	err = pick_buffer(m, o);
 	if (!err)
@@ -328,7 +337,9 @@ static int load_one(const struct options *o, const char *name, const char *secti
 	json_close(&json);
 	bpf_object__close(m.object);
 	free(log);
-	return err ? EXIT_REFUSED : 0;
+	if (!err)
+		return 0;
+	return err == -EPERM && *missing_capabilities() ? EXIT_UNKNOWN : EXIT_REFUSED;
 }
 
 int cmd_load(const struct options *o)
@@ -340,8 +351,7 @@ int cmd_load(const struct options *o)
 	struct json json;
 
 	if (!list)
-		return fail(EXIT_USAGE, "usage", NULL, "cannot open object '%s': %s", o->object,
-			    strerror(errno));
+		return fail_open(o->object, errno);
 	bpf_object__for_each_program(program, list) {
 		const char *name = bpf_program__name(program);
 		/* As the object says it: SEC("?...") is not loaded unless asked for. */

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The send driver: its lines say what an observer must have seen, and they are complete."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bpf import corpus, reference
+from tests.bpf.reference import Status, Verdict
+
+LABEL = "nonce4711"
+# What bpf/README.md lists as the classes of a hit.
+CLASSES = {
+    "v4_mapped",
+    "other_port",
+    "not_udp",
+    "corked",
+    "kernel_pages",
+    "gso_multi",
+    "fault",
+    "segments",
+    "not_dns",
+    "malformed",
+    "submitted",
+}
+
+
+def senddrv(built: Path, *args: str, expect_status: int = 0) -> list[Mapping[str, Any]]:
+    done = subprocess.run(
+        [str(built / "senddrv"), *args], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == expect_status, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def matrix(built: Path) -> list[Mapping[str, Any]]:
+    return senddrv(built, "matrix", "--label", LABEL)
+
+
+def test_matrix_covers_every_class_that_a_send_can_end_in(
+    matrix: list[Mapping[str, Any]],
+) -> None:
+    """A class without a case would be untested on every kernel."""
+    unsupported = {case["case"] for case in matrix if case["expect"] == "unsupported"}
+    seen = {name for case in matrix for name in case["classes"]}
+
+    assert seen <= CLASSES
+    # UDP-Lite is gone since Linux 7.2.
+    assert CLASSES - seen <= ({"not_udp"} if "udp_lite" in unsupported else set())
+
+
+def test_matrix_events_carry_the_label_and_differ(matrix: list[Mapping[str, Any]]) -> None:
+    """Names that cannot be guessed, types that are not all A: invented events cannot pass."""
+    events = [event for case in matrix for event in case["events"]]
+
+    assert len(events) > 20
+    assert all(LABEL.encode().hex() in event["name_wire"] for event in events)
+    assert len({event["qtype"] for event in events}) > 4
+    keys = [(event["id"], event["name_wire"], event["len"]) for event in events]
+    assert len(set(keys)) == len(keys)
+
+
+def test_matrix_lines_agree_with_themselves(matrix: list[Mapping[str, Any]]) -> None:
+    """Events are counted as submitted; what was not sent expects nothing."""
+    for case in matrix:
+        assert case["classes"].get("submitted", 0) == len(case["events"])
+        match case["expect"]:
+            case "event":
+                assert case["events"]
+            case "class":
+                assert case["classes"]
+                assert not case["events"]
+            case _:
+                assert not case["classes"]
+    assert len({case["case"] for case in matrix}) == len(matrix)
+
+
+def test_one_case_alone(built: Path) -> None:
+    """To look at a failure more closely."""
+    cases = senddrv(built, "matrix", "--only", "sendto_v4")
+
+    assert [case["case"] for case in cases if case["expect"] != "unsupported"] == ["sendto_v4"]
+
+
+def test_corpus_lines_expect_what_the_reference_says(built: Path) -> None:
+    """The file's columns reach the harness unchanged."""
+    cases = {case["case"]: case for case in senddrv(built, "corpus", str(corpus.PATH))}
+
+    for name, wire in corpus.datagrams():
+        told = reference.answer(wire)
+        if told.verdict is not Verdict.PLAUSIBLE:
+            assert cases[name]["classes"] == {str(told.verdict): 1}
+            continue
+        (event,) = cases[name]["events"]
+        assert event["len"] == len(wire) == cases[name]["result"]
+        assert (event["status"], event["name_wire"]) == (told.status, told.name_wire)
+        if told.status is Status.OK:
+            assert (event["qtype"], event["qclass"]) == (told.qtype, told.qclass)
+        else:
+            assert (event["qtype"], event["qclass"]) == (None, None)
+
+
+@pytest.mark.parametrize("extra", [[], ["--non-dns"], ["--v6"], ["--threads", "3"]])
+def test_flood_counts_its_attempts(built: Path, extra: list[str]) -> None:
+    """Load checks compare them with the observer's hits."""
+    (line,) = senddrv(built, "flood", "--count", "300", *extra)
+
+    assert line["attempts"] == 300 == line["sent"] + line["errors"]
+
+
+def test_flood_keeps_its_rate(built: Path) -> None:
+    """Never faster; slower only on a machine that is."""
+    (line,) = senddrv(built, "flood", "--count", "200", "--rate", "400")
+
+    assert line["duration_us"] >= 490_000
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nonsense"],
+        ["matrix", "--label", "UPPER"],
+        ["matrix", "--label", ""],
+        ["flood"],
+        ["flood", "--count", "-1"],
+        ["flood", "--count", "1", "--cpu", "x"],
+        ["flood", "--count", "1", "--threads", "0"],
+        ["corpus", "/nonexistent"],
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments_are_refused(built: Path, args: list[str]) -> None:
+    senddrv(built, *args, expect_status=2)
