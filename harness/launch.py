@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import accel, baseroot, cell, inventory, pipeline, rundir, session
+from harness import accel, baseroot, cell, inventory, pipeline, results, rundir, session
+from harness.bench import boot
 from harness.cache import Cache
 from harness.errors import UsageError
 from harness.inventory import noting
 from harness.place import Local, Place
 from harness.progress import Listener, Note, Phase
+from harness.qemu import Machine
 from harness.supply import KernelFiles
 
 
@@ -68,3 +70,17 @@ def _session(
     where = cell.place_of(pipeline.choose_backend(backend, emit), files, root, cache, say)
     choice = accel.choose(where, files.vmlinuz, archive, baseroot.check(root), cache, say)
     return files, session.Files(vmlinuz=files.vmlinuz, base=archive), where, choice
+
+
+def bench_boot(
+    words: str, rounds: int, cache: Cache, emit: Listener
+) -> tuple[str, results.Verdict]:
+    """Guest-ready time against the other ways to boot a kernel: (table, verdict on the goals)."""
+    files, _, _, choice = _session(words, cache, emit, backend="local")
+    lock = inventory.load_lock()
+    package = boot.modules_package(files.name, lock, cache) if lock is not None else None
+    found = boot.measure(
+        files, package, cache, Machine(accelerator=choice.accelerator), rounds=rounds,
+        on_progress=noting(emit),
+    )  # fmt: skip
+    return boot.render(found), found.verdict
