@@ -98,7 +98,9 @@ def gather(bench: Bench, item: Wanted) -> Prepared:
     try:
         files = _files(bench, item)
     except UnavailableError as error:
-        trouble = trouble_of(Verdict.UNAVAILABLE, Cause.KERNEL_UNAVAILABLE, error)
+        # The same words for every kernel that lacks for the same reason: reports group them.
+        bare = HarnessError(error.message.removeprefix(f"{item.name}: "), hint=error.hint)
+        trouble = trouble_of(Verdict.UNAVAILABLE, Cause.KERNEL_UNAVAILABLE, bare)
     except HarnessError as error:
         trouble = trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
     else:

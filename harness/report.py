@@ -90,11 +90,13 @@ def markdown(run: Run) -> str:
             headers=_headers(run), tablefmt="github", disable_numparse=True,
         ),
         _legend(run),
+        "\n".join(f"{check.check}: {SYMBOL[check.verdict]} {check.verdict}" for check in run.checks),
     ]  # fmt: skip
     found = problems(run)
     if found:
         parts.append("## What is not a pass")
         parts += [_problem_markdown(problem) for problem in found]
+    parts.append(_instructions_markdown(run))
     parts.append(_evidence_markdown(run))
     parts.append("## How it was made")
     made = [
@@ -176,6 +178,33 @@ def _problem_markdown(problem: Problem) -> str:
     if problem.remedy:
         lines.append(f"What to do: {_cell_text(problem.remedy)}")
     return "\n\n".join(lines)
+
+
+def _instructions_markdown(run: Run) -> str:
+    """What each program cost each kernel's verifier, in processed instructions."""
+    by_kernel = {
+        cell.kernel.name: {figure.name: figure for figure in check.figures}
+        for cell in run.cells
+        for check in cell.checks
+        if check.check == "load" and check.figures
+    }
+    programs = sorted({name for figures in by_kernel.values() for name in figures})
+    if not programs:
+        return ""
+    rows = [
+        [kernel, *(f"{f.value:,.0f}" if (f := figures.get(name)) else "–" for name in programs)]
+        for kernel, figures in by_kernel.items()
+    ]
+    limits = {f.name: f.limit for figures in by_kernel.values() for f in figures.values()}
+    rows.append(["limit", *(f"{limits.get(name) or 1_000_000:,.0f}" for name in programs)])
+    made = tabulate(
+        rows,
+        headers=["kernel", *(_cell_text(name) for name in programs)],
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=("left", *("right" for _ in programs)),
+    )
+    return f"## Instructions that the verifier processed\n\n{made}"
 
 
 def _evidence_markdown(run: Run) -> str:
