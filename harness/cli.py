@@ -212,11 +212,12 @@ def resolve_task(
 ) -> None:
     """Every relocation on every kernel's BTF, as libbpf would decide, without booting one."""
     cache = Cache.default()
+    objects = static.objects(object)
     with Progress() as emit:
         types = static.bring_together(
             btf or (), kernel_dir or (), cache, emit, kernels=kernels, arch=arch
         )
-    found = static.resolve_here(static.objects(object), types, cache)
+    found = static.resolve_here(objects, types, cache)
     print(resolve.to_json(found) if json else resolve.render_text(found, verbose=verbose))
     _exit(found.exit_status)
 
@@ -301,12 +302,12 @@ def test_task(c: Context, fast: bool = False, k: str = "") -> None:
     },
 )
 @_guarded
-def bench_task(c: Context, action: str, kernel: str = "6.1", rounds: int = 5) -> None:
+def bench_task(c: Context, action: str, kernel: str = "6.1", rounds: str = "5") -> None:
     """Measure ourselves against others: guest-ready time (boot)."""
     if action != "boot":
         raise UsageError(f"unknown action '{action}'", hint="there is boot")
     with Progress() as emit:
-        text, verdict = launch.bench_boot(kernel, rounds, Cache.default(), emit)
+        text, verdict = launch.bench_boot(kernel, _number("rounds", rounds), Cache.default(), emit)
     print(text)
     _exit(_STATUS[verdict])
 
@@ -331,14 +332,15 @@ _installed = Collection(*_TASKS)
 namespace = Collection(*_TASKS, lint_task, test_task)  # of a checkout
 
 
-class _Program(Program):  # type: ignore[misc]  # invoke carries no type hints
+class _Program(Program):
     """invoke's, with wrong use ending in 2: its own 1 would read as a kernel that fails."""
 
-    def parse_core(self, argv: list[str] | None) -> None:
+    # typing.override is of Python 3.12.
+    def parse_core(self, argv: list[str] | None) -> None:  # type: ignore[explicit-override]
         with _parsing():
             super().parse_core(argv)
 
-    def parse_tasks(self) -> None:
+    def parse_tasks(self) -> None:  # type: ignore[explicit-override]
         with _parsing():
             super().parse_tasks()
 

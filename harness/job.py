@@ -42,6 +42,7 @@ def request(
     boot_timeout_s: float = 0.0,
 ) -> Request:
     """Everything a run needs, checked before anything is built or fetched."""
+    pipeline.refuse_unknown_backend(backend)
     directories = tuple(supply.from_directory(path, cache=cache) for path in kernel_dirs)
     _refuse_twins(directories)
     wanted = _wanted(kernels, directories)

@@ -48,6 +48,8 @@ from harness.results import (
 
 _DOWNLOADS = 4  # kernels fetched at once
 
+_BACKENDS = ("auto", "docker", "local")
+
 
 def run(request: Request, cache: Cache, emit: Listener) -> Run:
     """Do the whole job and return what was found; only what concerns every cell raises."""
@@ -144,10 +146,15 @@ def _as_they_end(
             yield future, futures[future]
 
 
+def refuse_unknown_backend(asked: str) -> None:
+    """UsageError unless there is such a backend."""
+    if asked not in _BACKENDS:
+        raise UsageError(f"unknown backend '{asked}'", hint=f"there is {', '.join(_BACKENDS)}")
+
+
 def choose_backend(asked: str, emit: Listener) -> str:
     """ "docker" or "local"; `auto` is docker when an engine answers."""
-    if asked not in ("auto", "docker", "local"):
-        raise UsageError(f"unknown backend '{asked}'", hint="there is auto, docker, local")
+    refuse_unknown_backend(asked)
     if asked == "local":
         return asked
     client = kernel_container.engine()

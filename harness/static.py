@@ -35,8 +35,15 @@ def objects(words: str) -> list[Path]:
 def resolve_here(
     paths: Sequence[Path], kernels: Sequence[KernelFile], cache: Cache
 ) -> ResolveReport:
-    """Resolve with the indexes of our cache."""
-    return resolve.resolve_many(paths, kernels, cache_dir=cache.directory(prediction.INDEX_DIR))
+    """Resolve with the indexes of our cache; UsageError when nothing given can be read."""
+    found = resolve.resolve_many(paths, kernels, cache_dir=cache.directory(prediction.INDEX_DIR))
+    readable = [one for one in found.objects if not one.failure]
+    failures = [column.failure for one in readable for column in one.columns]
+    if not readable:
+        raise UsageError(found.objects[0].failure, hint="give an object made by clang -target bpf")
+    if all(failures):
+        raise UsageError(failures[0], hint="give BTF: raw, or the .BTF of an ELF file")
+    return found
 
 
 def bring_together(
@@ -50,6 +57,9 @@ def bring_together(
 ) -> list[KernelFile]:
     """The types of every kernel asked for; a kernel that cannot be had is said and left out."""
     files = [place for place in places if place != KERNELS]
+    for place in files:
+        if not Path(place).exists():
+            raise UsageError(f"no BTF '{place}'", hint="give a BTF file, a directory or kernels")
     found = list(resolve.kernel_files(Path(place) for place in files))
     given = [supply.from_directory(Path(name), cache=cache) for name in kernel_dirs]
     if KERNELS in places or kernels or not (files or given):
