@@ -184,8 +184,9 @@ static unsigned long long hook_hits(struct session *s, int v6)
 
 /*
  * Does the hook fire? Asked with a send to port 0, which enters it and is refused
- * there: nothing leaves. Of some hundred attachments under emulation one stayed
- * dead though every call had succeeded. -1: this kernel has no such sockets.
+ * there (EINVAL): nothing leaves. Of some hundred attachments under emulation one
+ * stayed dead though every call had succeeded. -1: could not ask, no such sockets
+ * or a policy that stops the send earlier.
  */
 static int fires(struct session *s, int v6)
 {
@@ -193,16 +194,20 @@ static int fires(struct session *s, int v6)
 	struct sockaddr_in6 v6_address = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
 	unsigned long long before = hook_hits(s, v6);
 	int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	int fired;
+	int fired, err;
 
 	if (fd < 0)
 		return -1;
+	errno = 0;
 	if (v6)
 		sendto(fd, "", 0, 0, (void *)&v6_address, sizeof(v6_address));
 	else
 		sendto(fd, "", 0, 0, (void *)&v4_address, sizeof(v4_address));
+	err = errno;
 	fired = hook_hits(s, v6) > before;
 	close(fd);
+	if (!fired && err != EINVAL)
+		return -1;
 	if (fired) {
 		s->own.n[DNS_C_HITS]++;
 		s->own.n[DNS_C_OTHER_PORT]++;
@@ -442,6 +447,8 @@ static int loop(struct session *s)
 			err = attach(s);
 		}
 		consume(s, POLL_MS);
+		if (ferror(s->out))
+			err = fail(EXIT_UNKNOWN, "infra", NULL, "cannot write: %s", strerror(errno));
 	}
 	return err;
 }

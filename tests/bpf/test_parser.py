@@ -142,6 +142,22 @@ def test_kernel_parser_agrees_with_the_host_parser(built: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("sample_n", [2, 10, 100])
+def test_sampling_keeps_one_in_n_of_names_that_differ_little(built: Path, sample_n: int) -> None:
+    """Names as a load generator makes them; binomial, beyond 5 sigma once in 1.7 million runs."""
+    datagrams = [
+        struct.pack("!HHHHHH", number & 0xFFFF, 0x0100, 1, 0, 0, 0)
+        + b"\x0bt0-%08x\x04test\0\0\1\0\1" % number
+        for number in range(FUZZED)
+    ]
+
+    hashes = [p.hash for p in build.parse([built / "parse_host_asan"], datagrams)]
+
+    kept = sum(1 for value in hashes if value is not None and value * sample_n >> 32 == 0)
+    sigma = (FUZZED * (1 / sample_n) * (1 - 1 / sample_n)) ** 0.5
+    assert abs(kept - FUZZED / sample_n) < 5 * sigma
+
+
 def test_fuzzing_for_a_moment_finds_nothing(built: Path, tmp_path: Path) -> None:
     """A short run from the kept corpus; long ones are made by hand."""
     seeds = tmp_path / "seeds"
