@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 from harness import container, session
@@ -86,3 +87,42 @@ def test_a_base_without_qemu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(HarnessError, match="no 'qemu-system-x86_64'"):
         container.check()
+
+
+@pytest.mark.parametrize(
+    ("argv", "setting", "message"),
+    [([], "", "no command to run"), (["true"], "x", "KERNEL_MATRIX_TIMEOUT_S is 'x'")],
+    ids=["no-command", "no-number"],
+)
+def test_what_we_have_to_say_is_on_standard_error_with_our_status(
+    argv: list[str], setting: str, message: str, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whoever parses the command's output must not find ours in it."""
+    monkeypatch.setattr("sys.argv", ["kernel-test", *argv])
+    monkeypatch.setenv("KERNEL_MATRIX_TIMEOUT_S", setting)
+    kept = {number: signal.getsignal(number) for number in (15, 2, 1)}
+    try:
+        status = container.main()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    written = capfd.readouterr()
+
+    assert status == container.STATUS_LOST
+    assert written.out == ""
+    assert f"kernel-test: {message}" in written.err
+    assert "kernel-test: hint: " in written.err
+
+
+def test_a_lost_guest_shows_the_end_of_its_console(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "console.log").write_text("".join(f"line {n}\n" for n in range(100)))
+
+    container._show_console(tmp_path)
+
+    shown = capfd.readouterr().err
+    assert "line 99" in shown
+    assert "line 75" in shown
+    assert "line 74\n" not in shown

@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.guest import GuestLostError
 from harness.kernel_container import OWNER_LABEL, Docker
 from harness.place import Local
-from harness.qemu import Machine
+from harness.qemu import Accelerator, Machine
 from harness.session import Command, Files
 from harness.supply import KernelFiles
 
@@ -160,17 +160,21 @@ def test_a_qemu_that_refuses_says_why(
 def test_a_session_on_this_machine_takes_a_directory_and_gives_signals(
     boot_files: Files, root: BaseRoot, run_dir: Path, tmp_path: Path
 ) -> None:
-    """`inv run`: the same session, without an engine."""
+    """`inv run`: the same session, without an engine; emulated where KVM boots nothing."""
+    notes: list[str] = []
     (tmp_path / "file").write_text("carried")
     where = Local(prefix=root.qemu_prefix, environment=root.environment)
 
     outcome = session.run_command(
         Command(argv=("sh", "-c", "cat file >&2; cat; kill -KILL $$"), directory="/src", stdin=b"in"),
         boot_files, where=where, run_dir=run_dir, source=tmp_path,
+        accelerators=(Accelerator.KVM, Accelerator.TCG), on_note=notes.append,
     )  # fmt: skip
 
     assert (outcome.status, outcome.stdout, outcome.stderr) == (137, b"in", b"carried")
     assert not outcome.timed_out
+    assert notes[-1].startswith(f"{outcome.accelerator}: the guest answered")
+    assert (outcome.accelerator is Accelerator.KVM) == (len(notes) == 1)
 
 
 @dataclass
