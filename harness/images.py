@@ -105,6 +105,7 @@ def ensure_image(
                         _ensure_base(client, base, root, cache, on_progress)
                     on_progress(f"building the kernel container {tag}")
                     _build(client, tag, files, archive, base, recipe)
+                    _alias(client, files)  # first, or the old one still has a name
                     if old is not None:
                         _remove_untagged(client, old)
         _alias(client, files)

@@ -34,7 +34,8 @@ def pack(tree: Path, inside: str, archive: Path, *, limit_mib: int = LIMIT_MIB) 
         )  # fmt: skip
     if packed.status != 0 or packed.stderr:
         said = packed.stderr.decode(errors="replace").strip().splitlines()
-        _refuse(tree, said[0].removeprefix("cpio: ") if said else f"status {packed.status}")
+        # "/usr/bin/cpio: src/name: Permission denied"
+        _refuse(tree, said[0].partition(": ")[2] if said else f"status {packed.status}")
     return archive.stat().st_size
 
 
