@@ -72,10 +72,15 @@ int cmd_probe(const struct options *options);
  */
 int monitor_open(struct monitor *monitor, const struct options *options, const char *only);
 int monitor_load(struct monitor *monitor, const struct options *options);
-/* 0 and the value's size in *size, or NULL */
+/* A setting's value and in *size its size; NULL when the object has none of that name. */
 void *setting(struct bpf_object *object, const char *name, size_t *size);
 int cmd_load(const struct options *options);
 int cmd_parse(const struct options *options);
+
+/* Sums a per-CPU counters map; 0 or -errno. */
+int read_counters(int fd, struct dns_counters *total);
+void write_counters(struct json *json, const struct dns_counters *total);
+void write_prometheus(FILE *out, const struct dns_counters *total);
 
 int cmd_run(const struct options *options);
 int cmd_stats(const struct options *options);

@@ -44,6 +44,8 @@ void case_unsupported(const char *probe, int error);
 int case_wanted(const char *name);
 
 int run_matrix(void);
+/* Its io_uring cases, from a socket that is connected to `destination`. */
+void run_uring(int connected, const struct sockaddr *destination);
 int run_corpus(const char *path);
 
 struct flood {
