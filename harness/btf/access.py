@@ -47,6 +47,7 @@ _TRACING_TYPES: Final = frozenset(
 )
 # Programs that may load through a kernel pointer directly.
 _TYPED_TYPES: Final = frozenset(("tracing", "lsm", "ext"))
+_NO_REGISTERS: Final = (None,) * 5  # r11-r15 can be encoded but do not exist
 _FRAMES: Final = 8
 _MEM: Final = 0x60
 
@@ -134,7 +135,9 @@ class _Audit:
             typed,
             depth,
         )
-        start = _State((*arguments, None, None, None, None, Pointer("stack", 0)), ())
+        start = _State(
+            (*arguments, None, None, None, None, Pointer("stack", 0), *_NO_REGISTERS), ()
+        )
         explore(len(program.insns), start, walker.step, _join)
         returned = walker.returns
         self._results[key] = next(iter(returned)) if len(returned) == 1 else None
@@ -309,7 +312,7 @@ def _moved(pointer: Pointer, step: Pointer | None, sign: int) -> Pointer | None:
 
 def _set(state: _State, register: int, value: Pointer | None) -> _State:
     registers = state.registers
-    if register > 10 or registers[register] == value:
+    if registers[register] == value:
         return state
     return _State((*registers[:register], value, *registers[register + 1 :]), state.stack)
 

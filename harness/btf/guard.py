@@ -39,6 +39,7 @@ from harness.btf.refs import Reference, ReferenceKind, references
 
 _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
+_NO_REGISTERS: Final = (None,) * 5  # r11-r15 can be encoded but do not exist
 _FRAMES: Final = 8  # the verifier's limit of nested calls
 _MEM: Final = 0x60
 _CALLBACK_ARGS: Final = 6
@@ -135,7 +136,7 @@ class Guard:
         if key not in self._references:
             self._references[key] = references(self._obj, program)
         walker = _Function(self, program, self._code[key], self._references[key], depth)
-        start = State((*arguments, None, None, None, None, Value("stack", 0)), ())
+        start = State((*arguments, None, None, None, None, Value("stack", 0), *_NO_REGISTERS), ())
         walk = explore(len(walker.insns), start, walker.step, _join)
         self._complete &= walk.complete
         self._results[memo] = walker.returned()
@@ -326,7 +327,7 @@ class _Function:
 
 def _set(state: State, register: int, value: Value | None) -> State:
     registers = state.registers
-    if register > 10 or registers[register] == value:
+    if registers[register] == value:
         return state
     return State((*registers[:register], value, *registers[register + 1 :]), state.stack)
 
