@@ -38,6 +38,7 @@ static struct {
 } now;
 
 static const char *only;
+static int step;
 char run_label[LABEL_MAX + 1];
 
 void query_next(struct query *query)
@@ -186,6 +187,15 @@ static void write_event(struct json *json, const struct expected *e)
 	json_pop(json, "{}");
 }
 
+/* "--step": whoever reads a case asks for the next one with a line. */
+static void wait_for_line(void)
+{
+	int c = 0;
+
+	while (step && c != '\n' && c != EOF)
+		c = getchar();
+}
+
 static void open_case(struct json *json, const char *expect)
 {
 	json_open(json, stdout, "case");
@@ -211,6 +221,7 @@ void case_end(long result, int error)
 	json_pop(&json, "{}");
 	json_close(&json);
 	fflush(stdout);
+	wait_for_line();
 }
 
 void case_unsupported(const char *probe, int error)
@@ -227,6 +238,7 @@ void case_unsupported(const char *probe, int error)
 	json_pop(&json, "{}");
 	json_close(&json);
 	fflush(stdout);
+	wait_for_line();
 }
 
 static void loopback_up(void)
@@ -244,12 +256,14 @@ static void loopback_up(void)
 }
 
 static const char USAGE[] =
-	"senddrv matrix [--label TEXT] [--only CASE]   every way a datagram leaves, a JSON line each\n"
+	"senddrv matrix [--label TEXT] [--only CASE] [--step]\n"
+	"              every way a datagram leaves, a JSON line each\n"
 	"senddrv corpus FILE                           the datagrams of a corpus, to 127.0.0.1:53\n"
 	"senddrv flood [--count N] [--rate R] [--threads T] [--duration-s S] [--cpu LIST]\n"
 	"              [--non-dns] [--v6] [--label TEXT]\n"
 	"\n"
-	"--label: 1 to 40 of a-z 0-9 -, in every name; random when not given.\n"
+	"--label: 1 to 40 of a-z 0-9 -, in every name; random when not given. --step: wait for a\n"
+	"line on standard input after each case.\n"
 	"Exit status: 0 done; 2 wrong usage; 3 could not.\n";
 
 static int usage(const char *message, const char *value)
@@ -275,6 +289,7 @@ int main(int argc, char **argv)
 		{ "label", 1, NULL, 'l' },	{ "only", 1, NULL, 'o' },    { "count", 1, NULL, 'c' },
 		{ "rate", 1, NULL, 'r' },	{ "threads", 1, NULL, 't' }, { "cpu", 1, NULL, 'p' },
 		{ "duration-s", 1, NULL, 'd' }, { "non-dns", 0, NULL, 'n' }, { "v6", 0, NULL, '6' },
+		{ "step", 0, NULL, 's' },
 		{ "help", 0, NULL, 'h' },	{ NULL, 0, NULL, 0 },
 	};
 	struct flood flood = { .threads = 1 };
@@ -305,6 +320,7 @@ int main(int argc, char **argv)
 		case 'p': flood.cpus = optarg; break;
 		case 'n': flood.non_dns = 1; break;
 		case '6': flood.v6 = 1; break;
+		case 's': step = 1; break;
 		case 'h': fputs(USAGE, stdout); return 0;
 		default: return usage("unknown option in", argv[0]);
 		}
