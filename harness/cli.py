@@ -248,7 +248,8 @@ def run_task(
     sys.stdout.flush()
     sys.stderr.buffer.write(outcome.stderr)
     sys.stderr.flush()
-    _exit(outcome.status)
+    # As timeout(1) and a kernel container say it: a command that ended says its own status.
+    _exit(124 if outcome.timed_out else 125 if outcome.lost_bytes else outcome.status)
 
 
 @task(name="shell", help={"kernel": "name, series (its newest) or a directory"})
