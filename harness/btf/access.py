@@ -64,6 +64,7 @@ class Pointer(NamedTuple):
     fixed: int | None = 0
     relocated: bool = False  # a relocated offset was added
     variable: bool = False  # something unknown was added
+    stride: int = 0  # bytes of the struct that the relocated offset is into
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,8 @@ class _Audit:
         self._found: dict[tuple[str, int], Finding] = {}
         self._results: dict[tuple[str, Registers, bool], Pointer | None] = {}
         self._references: dict[str, Mapping[int, Reference]] = {}
-        self._relocated: dict[str, set[int]] = {}
+        # Relocated instructions by function, with the size of the struct they reach into.
+        self._relocated: dict[str, dict[int, int]] = {}
         sections = {
             name: obj.section_index(name) for name in {r.section for r in obj.ext.relocations}
         }
@@ -108,7 +110,9 @@ class _Audit:
             insn = record.insn_off // INSN_LEN
             program = obj.program_at(sections[record.section], insn)
             if program is not None and record.kind == RelocationKind.FIELD_BYTE_OFFSET:
-                self._relocated.setdefault(program.name, set()).add(insn - program.start)
+                size = obj.btf.try_size(record.type_id) if obj.btf is not None else 0
+                places = self._relocated.setdefault(program.name, {})
+                places[insn - program.start] = max(size, 0)
 
     def findings(self) -> tuple[Finding, ...]:
         for program in self._obj.entry_programs():
@@ -131,7 +135,7 @@ class _Audit:
             self,
             program,
             self._references[program.name],
-            self._relocated.get(program.name, set()),
+            self._relocated.get(program.name, {}),
             typed,
             depth,
         )
@@ -148,6 +152,8 @@ class _Audit:
         fixed = (pointer.fixed or 0) + extra
         if pointer.what != "kernel" or pointer.variable or fixed == 0:
             return
+        if pointer.relocated and pointer.stride and fixed % pointer.stride == 0:
+            return  # a later element of an array of these structs
         line = self._obj.line_at(program.section, program.start + insn)
         self._found.setdefault(
             (program.name, insn),
@@ -170,7 +176,7 @@ class _Function:
         audit: _Audit,
         program: Program,
         refs: Mapping[int, Reference],
-        relocated: set[int],
+        relocated: Mapping[int, int],
         typed: bool,
         depth: int,
     ) -> None:
@@ -206,7 +212,7 @@ class _Function:
 
     def _immediate(self, at: int, insn: Insn) -> Pointer | None:
         if at in self._relocated:
-            return Pointer("offset")
+            return Pointer("offset", stride=self._relocated[at])
         reference = self._refs.get(at)
         if reference is None:
             return Pointer("const", insn.imm)
@@ -302,7 +308,9 @@ def _is_number(value: Pointer | None) -> bool:
 def _moved(pointer: Pointer, step: Pointer | None, sign: int) -> Pointer | None:
     """A pointer after an addition (or subtraction)."""
     if step is not None and step.what == "offset":
-        return pointer._replace(relocated=True) if pointer.what == "kernel" else None
+        if pointer.what != "kernel":
+            return None
+        return pointer._replace(relocated=True, stride=step.stride)
     if step is not None and step.what == "const" and pointer.fixed is not None:
         return pointer._replace(fixed=pointer.fixed + sign * (step.fixed or 0))
     if pointer.what == "kernel":

@@ -99,7 +99,7 @@ class Plan:
         """`autoload_all` also loads `SEC("?…")` programs; `autoload` names exactly those to load."""
         self.obj = obj
         self.rules = rules
-        loads = _loads(autoload_all, autoload)
+        self.loads = _loads(autoload_all, autoload)
         sites: list[Site] = []
         sections: dict[str, int] = {}
         local_values: dict[tuple[int, str, int], tuple[Spec | None, Value | None, Refusal | None]]
@@ -117,7 +117,7 @@ class Plan:
             insn = record.insn_off // INSN_LEN
             program = obj.program_at(sections[record.section], insn)
             # No program: the linker dropped a weak function but kept its records.
-            if program is None or not (program.subprogram or loads(program)):
+            if program is None or not (program.subprogram or self.loads(program)):
                 continue
             key = (record.type_id, record.access, record.kind)
             if key not in local_values:
@@ -163,6 +163,8 @@ def resolve(
 
 
 class _Loads:
+    """Which programs a loader would load."""
+
     def __init__(self, everything: bool, names: frozenset[str] | None) -> None:
         self._everything = everything
         self._names = names

@@ -101,6 +101,7 @@ class Judge:
         self._references = {
             one.name: references(obj, one) for graph in self._graphs.values() for one in graph
         }
+        self._optional = frozenset(one.name for one in obj.entry_programs() if not plan.loads(one))
         self._sites: dict[str, list[Site]] = {}
         for site in plan.sites:
             self._sites.setdefault(site.program.name, []).append(site)
@@ -136,7 +137,7 @@ class Judge:
             for one in self._object.entry_programs()
         )
         return ObjectVerdict(
-            verdict=_overall(error, programs),
+            verdict=_overall(error, programs, self._optional),
             error=error,
             programs=programs,
             externs=resolved,
@@ -207,7 +208,7 @@ class Judge:
                 doubts.append((Cause.COMPLEXITY, "too many paths to tell what is reachable"))
         if kind is not None:
             _check_target(program, kind, kernel, failures, doubts)
-        return _verdict(program, failures, doubts, guarded)
+        return _verdict(program, failures, doubts, guarded, program.name in self._optional)
 
     def _may_refuse(self, graph: Sequence[Program], constants: Constants) -> bool:
         return any(
@@ -271,10 +272,11 @@ def _verdict(
     failures: list[tuple[Cause, str]],
     doubts: list[tuple[Cause, str]],
     guarded: int,
+    optional: bool,
 ) -> ProgramVerdict:
     decisive = failures or doubts
     verdict = Verdict.FAIL if failures else Verdict.UNKNOWN if doubts else Verdict.PASS
-    if not program.autoload and not failures:
+    if optional and not failures:
         verdict = Verdict.SKIPPED
     return ProgramVerdict(
         program=program.name,
@@ -285,10 +287,11 @@ def _verdict(
     )
 
 
-def _overall(error: str, programs: Sequence[ProgramVerdict]) -> Verdict:
-    if error or any(one.verdict is Verdict.FAIL for one in programs):
+def _overall(error: str, programs: Sequence[ProgramVerdict], optional: frozenset[str]) -> Verdict:
+    verdicts = {one.verdict for one in programs if one.program not in optional}
+    if error or Verdict.FAIL in verdicts:
         return Verdict.FAIL
-    if any(one.verdict is Verdict.UNKNOWN for one in programs):
+    if Verdict.UNKNOWN in verdicts:
         return Verdict.UNKNOWN
     return Verdict.PASS
 
