@@ -33,6 +33,8 @@ class Reason(StrEnum):
     MAP_NOT_CREATED = "map-not-created"
     CORE_RELOCATION = "core-relocation"  # an instruction that could not be relocated is reached
     VERIFIER_REJECTED = "verifier-rejected"
+    HELPER_UNSUPPORTED = "helper-unsupported"  # by this kernel, or for this program type
+    INSTRUCTION_UNSUPPORTED = "instruction-unsupported"  # refused even in dead code
     PROGRAM_TOO_COMPLEX = "program-too-complex"  # the limit of processed instructions
     TIMEOUT = "timeout"  # the verifier was still at work: nothing is known of its answer
     PROGRAM_TOO_LONG = "program-too-long"
@@ -70,6 +72,7 @@ class ObjectMap:
     max_entries: int
     retyped: bool
     internal: bool  # .rodata, .data, .bss
+    sized: bool = False  # the object leaves its size to its loader; the smallest was taken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

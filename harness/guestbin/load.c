@@ -89,6 +89,16 @@ static const char *verifier_reason(const char *log)
 		return "program-too-complex";
 	if (strstr(log, "<invalid BPF map reference>"))
 		return "map-not-created";
+	/* fentry and its kin: in the BTF, but inlined everywhere */
+	if (strstr(log, "The address of function "))
+		return "attach-target-missing";
+	if (strstr(log, "unknown func ") || strstr(log, "invalid func ") ||
+	    strstr(log, "cannot use helper "))
+		return "helper-unsupported";
+	/* the words of v5.4 to v7.3 for an atomic operation or an opcode they do not know */
+	if (strstr(log, "uses reserved fields") || strstr(log, "unknown opcode ") ||
+	    strstr(log, "invalid atomic opcode"))
+		return "instruction-unsupported";
 	return "verifier-rejected";
 }
 
@@ -118,7 +128,8 @@ static void classify(struct attempt *a, const char *log)
 	a->failed = named_in_warnings("prog '", "fail");
 	if (*log) {
 		a->reason = verifier_reason(log);
-		a->stage = strcmp(a->reason, "core-relocation") ? "verifier" : "core-relocation";
+		a->stage = !strcmp(a->reason, "core-relocation") ? "core-relocation" :
+			   !strcmp(a->reason, "attach-target-missing") ? "load" : "verifier";
 	} else if (capture_has("BPF program load failed") || capture_has("failed to prepare load")) {
 		a->stage = "load";
 		a->reason = load_reason(a->obj, a->failed, a->err);
@@ -193,11 +204,48 @@ static void set_alarm(long seconds)
 	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
+/*
+ * A buffer for each program: one that is refused before its verification leaves its buffer as it
+ * was, and a shared one would show its predecessor's log as its own. NULL: share after all.
+ */
+static char *spread_logs(struct bpf_object *obj, char *shared, size_t size, int level, size_t *all)
+{
+	struct bpf_program *prog;
+	char *logs, *next;
+	size_t n = 0;
+
+	bpf_object__for_each_program(prog, obj)
+		n += bpf_program__autoload(prog);
+	*all = n * size;
+	logs = next = n > 1 ? reserve(*all) : NULL;
+	bpf_object__for_each_program(prog, obj) {
+		bpf_program__set_log_level(prog, level);
+		bpf_program__set_log_buf(prog, logs && bpf_program__autoload(prog) ? next : shared, size);
+		if (logs && bpf_program__autoload(prog))
+			next += size;
+	}
+	return logs;
+}
+
+/* The log of the program that libbpf blames, into the shared buffer. */
+static void gather_log(struct bpf_object *obj, char *shared, size_t size)
+{
+	char *failed = named_in_warnings("prog '", "fail");
+	struct bpf_program *prog = failed ? bpf_object__find_program_by_name(obj, failed) : NULL;
+	size_t log_size;
+	const char *log = prog ? bpf_program__log_buf(prog, &log_size) : NULL;
+
+	if (log && log != shared)
+		memcpy(shared, log, strnlen(log, size - 1) + 1);
+	free(failed);
+}
+
 static void try_load(const struct options *o, const char *only, char *buf, int level,
 		     struct attempt *a)
 {
-	struct bpf_program *prog;
 	struct opened opened;
+	size_t all = 0;
+	char *logs;
 	uint64_t start;
 	bool timed_out;
 	int err;
@@ -216,10 +264,7 @@ static void try_load(const struct options *o, const char *only, char *buf, int l
 		a->message = strdup(capture_warnings());
 		return;
 	}
-	bpf_object__for_each_program(prog, opened.obj) {
-		bpf_program__set_log_buf(prog, buf, o->log_size);
-		bpf_program__set_log_level(prog, level);
-	}
+	logs = spread_logs(opened.obj, buf, o->log_size, level, &all);
 	set_alarm(o->load_timeout_s);
 	start = now_us();
 	err = bpf_object__load(opened.obj);
@@ -227,6 +272,10 @@ static void try_load(const struct options *o, const char *only, char *buf, int l
 	timed_out = alarmed;
 	set_alarm(0);
 	a->err = err < 0 ? -err : 0;
+	if (logs) {
+		gather_log(opened.obj, buf, o->log_size);
+		munmap(logs, all);
+	}
 	buf[o->log_size - 1] = '\0';
 	if (a->err)
 		classify(a, buf);

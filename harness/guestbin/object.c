@@ -245,16 +245,30 @@ static bool may_have_no_entries(int type)
 	}
 }
 
-/* No kernel takes max_entries 0 here: the object's own loader sizes the map. Smallest that works. */
+/* Stack traces of the kernel's default depth (kernel.perf_event_max_stack). */
+enum { STACK_BYTES = 127 * sizeof(uint64_t) };
+
+/*
+ * No kernel takes such a map: the object's own loader sizes it when it starts. The smallest that
+ * works lets the programs be judged.
+ */
 static bool size_unsized(struct bpf_map *map)
 {
 	int type = bpf_map__type(map);
+	bool ring = type == BPF_MAP_TYPE_RINGBUF || type == BPF_MAP_TYPE_USER_RINGBUF;
+	bool sized = false;
 
-	if (bpf_map__max_entries(map) || may_have_no_entries(type) || bpf_map__is_internal(map))
+	if (bpf_map__is_internal(map))
 		return false;
-	bpf_map__set_max_entries(map, type == BPF_MAP_TYPE_RINGBUF || type == BPF_MAP_TYPE_USER_RINGBUF ?
-				 sysconf(_SC_PAGESIZE) : 1);
-	return true;
+	if (!bpf_map__max_entries(map) && !may_have_no_entries(type)) {
+		bpf_map__set_max_entries(map, ring ? sysconf(_SC_PAGESIZE) : 1);
+		sized = true;
+	}
+	if (type == BPF_MAP_TYPE_STACK_TRACE && !bpf_map__value_size(map)) {
+		bpf_map__set_value_size(map, STACK_BYTES);
+		sized = true;
+	}
+	return sized;
 }
 
 int object_fixups(const struct options *o, struct bpf_object *obj)
@@ -338,7 +352,9 @@ void object_line(const struct options *o)
 	struct bpf_object *obj = open_plain(o);
 	struct bpf_program *prog;
 	struct bpf_map *map;
-	uint32_t *declared;
+	struct {
+		uint32_t type, value, max;
+	} *declared;
 	size_t i = 0;
 
 	if (!obj)
@@ -347,8 +363,11 @@ void object_line(const struct options *o)
 		i++;
 	declared = calloc(i + 1, sizeof(*declared));
 	i = 0;
-	bpf_object__for_each_map(map, obj)
-		declared[i++] = bpf_map__type(map);
+	bpf_object__for_each_map(map, obj) {
+		declared[i].type = bpf_map__type(map);
+		declared[i].value = bpf_map__value_size(map);
+		declared[i++].max = bpf_map__max_entries(map);
+	}
 	object_fixups(o, obj);
 	js_line("object");
 	js_str("path", o->object);
@@ -363,7 +382,10 @@ void object_line(const struct options *o)
 	bpf_object__for_each_map(map, obj) {
 		js_object(NULL);
 		map_facts(map);
-		js_bool("retyped", declared[i++] != bpf_map__type(map));
+		js_bool("retyped", declared[i].type != bpf_map__type(map));
+		js_bool("sized", declared[i].value != bpf_map__value_size(map) ||
+				 declared[i].max != bpf_map__max_entries(map));
+		i++;
 		js_bool("internal", bpf_map__is_internal(map));
 		js_close();
 	}

@@ -69,10 +69,12 @@ def test_each_refusal_has_its_own_stage_and_reason(
 @pytest.mark.parametrize(
     ("kernel", "name", "program", "reason"),
     [
-        ("5.10.223", "load-atomics", "fetch", Reason.VERIFIER_REJECTED),
+        ("5.10.223", "load-atomics", "fetch", Reason.INSTRUCTION_UNSUPPORTED),
         ("6.1.192", "load-atomics", "fetch", None),
         ("5.10.223", "load-newmap", "peek", Reason.MAP_UNSUPPORTED),
         ("6.1.192", "load-newmap", "peek", None),
+        ("5.10.223", "load-newtype", "second", Reason.PROGRAM_TYPE_UNSUPPORTED),
+        ("7.3.4", "load-newtype", "second", None),
         ("5.10.223", "load-complex", "endless", Reason.PROGRAM_TOO_COMPLEX),
         ("7.3.4", "load-complex", "endless", Reason.PROGRAM_TOO_COMPLEX),
     ],
@@ -91,6 +93,15 @@ def test_one_bad_program_does_not_hide_the_good_one(kernel: str) -> None:
     assert [program.ok for program in answer.programs] == [False, True]
     assert not answer.together.ok
     assert answer.together.failed_program == "unchecked"
+
+
+def test_a_refusal_before_verification_does_not_show_another_programs_log() -> None:
+    """`first` was verified a moment before, and its log says success."""
+    together = parse_load(recorded("5.10.223", "load-newtype")).together
+
+    assert together.failed_program == "second"
+    assert together.reason is Reason.PROGRAM_TYPE_UNSUPPORTED
+    assert (together.log, together.summary, together.stats) == ("", "", None)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

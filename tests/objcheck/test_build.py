@@ -119,7 +119,7 @@ def test_without_privilege_the_answer_is_still_an_answer(objcheck: Path, objects
 
     assert status == 0
     assert [program.name for program in answer.programs] == ["filter", "drop", "classify"]
-    assert answer.object.maps[0].max_entries == 1
+    assert (answer.object.maps[0].max_entries, answer.object.maps[0].sized) == (1, True)
 
 
 def test_features_answer_anywhere(objcheck: Path) -> None:

@@ -60,7 +60,18 @@ def _verdicts(answer: LoadAnswer) -> dict[str, tuple[bool, int, Stage | None, Re
 
 @pytest.mark.parametrize(
     "name",
-    ["good", "chain", "reject", "missing_field", "atomics", "newmap", "fentry", "ksym", "kconfig"],
+    [
+        "good",
+        "chain",
+        "reject",
+        "missing_field",
+        "atomics",
+        "newmap",
+        "newtype",
+        "fentry",
+        "ksym",
+        "kconfig",
+    ],
 )
 def test_each_object_gets_the_recorded_verdicts(guest: AgentGuest, name: str) -> None:
     answer = parse_load(_ask(guest, load_argv(_object(name))))
