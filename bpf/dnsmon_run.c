@@ -13,7 +13,6 @@
 
 #define POLL_MS 100
 #define LINKS_MAX 4
-#define ATTACH_TRIES 4
 
 static volatile sig_atomic_t stop;
 
@@ -25,7 +24,6 @@ struct session {
 	struct bpf_program *programs[LINKS_MAX];
 	struct bpf_link *links[LINKS_MAX];
 	int n_programs;
-	struct dns_counters own; /* hits that fires() made */
 	unsigned long long received;
 	unsigned long long perf_lost;
 	unsigned long long short_records; /* smaller than they say: never expected */
@@ -142,82 +140,19 @@ static int open_buffer(struct session *s)
 	return 0;
 }
 
-/* Totals of this run, without the hits that fires() made. */
-static int run_counters(struct session *s, struct dns_counters *total)
+static int attach_one(struct session *s, int i, int optional)
 {
-	int i, err = read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), total);
+	int err, denied;
 
-	for (i = 0; i < DNS_C_MAX && !err; i++)
-		total->n[i] -= s->own.n[i];
-	return err;
-}
-
-static unsigned long long hook_hits(struct session *s, int v6)
-{
-	struct dns_counters total;
-
-	if (read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total))
-		return 0;
-	return v6 ? total.n[DNS_C_HITS_V6] : total.n[DNS_C_HITS] - total.n[DNS_C_HITS_V6];
-}
-
-/*
- * Does the hook fire? Asked with a send to port 0, which enters it and is refused
- * there (EINVAL): nothing leaves. Of some hundred attachments under emulation one
- * stayed dead though every call had succeeded. -1: could not ask, no such sockets
- * or a policy that stops the send earlier.
- */
-static int fires(struct session *s, int v6)
-{
-	struct sockaddr_in v4_address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	struct sockaddr_in6 v6_address = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
-	unsigned long long before = hook_hits(s, v6);
-	int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	int fired, err;
-
-	if (fd < 0)
-		return -1;
-	errno = 0;
-	if (v6)
-		sendto(fd, "", 0, 0, (void *)&v6_address, sizeof(v6_address));
-	else
-		sendto(fd, "", 0, 0, (void *)&v4_address, sizeof(v4_address));
+	s->links[i] = bpf_program__attach(s->programs[i]);
 	err = errno;
-	fired = hook_hits(s, v6) > before;
-	close(fd);
-	if (!fired && err != EINVAL)
-		return -1;
-	if (fired) {
-		s->own.n[DNS_C_HITS]++;
-		s->own.n[DNS_C_OTHER_PORT]++;
-		s->own.n[DNS_C_HITS_V6] += v6 ? 1 : 0;
-	}
-	return fired;
-}
-
-static int attach_one(struct session *s, int i, int v6)
-{
-	const char *name = bpf_program__name(s->programs[i]);
-	int tries, err, denied;
-
-	for (tries = 0; tries < ATTACH_TRIES; tries++) {
-		s->links[i] = bpf_program__attach(s->programs[i]);
-		if (!s->links[i]) {
-			err = errno;
-			if (v6 && err == ENOENT)
-				return 0;
-			denied = err == EPERM || err == EACCES;
-			log_print();
-			return fail(denied ? EXIT_UNKNOWN : EXIT_REFUSED, denied ? "privilege" : "attach-failed",
-				    *missing_capabilities() ? missing_capabilities() : NULL,
-				    "cannot attach '%s': %s", name, strerror(err));
-		}
-		if (fires(s, v6))
-			return 0;
-		bpf_link__destroy(s->links[i]);
-		s->links[i] = NULL;
-	}
-	return fail(EXIT_REFUSED, "attach-failed", NULL, "'%s' attaches but does not fire", name);
+	if (s->links[i] || (optional && err == ENOENT))
+		return 0;
+	denied = err == EPERM || err == EACCES;
+	log_print();
+	return fail(denied ? EXIT_UNKNOWN : EXIT_REFUSED, denied ? "privilege" : "attach-failed",
+		    *missing_capabilities() ? missing_capabilities() : NULL, "cannot attach '%s': %s",
+		    bpf_program__name(s->programs[i]), strerror(err));
 }
 
 /*
@@ -312,7 +247,8 @@ static void save_metrics(struct session *s)
 	char path[4096];
 	FILE *file;
 
-	if (!s->options->metrics || run_counters(s, &total))
+	if (!s->options->metrics ||
+	    read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total))
 		return;
 	snprintf(path, sizeof(path), "%s.tmp", s->options->metrics);
 	file = fopen(path, "w");
@@ -329,7 +265,7 @@ static int write_stats(struct session *s)
 	struct json json;
 	int err;
 
-	err = run_counters(s, &total);
+	err = read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total);
 	if (err)
 		return fail(EXIT_UNKNOWN, "infra", NULL, "cannot read the counters: %s", strerror(-err));
 	json_open(&json, s->out, "stats");
