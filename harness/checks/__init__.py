@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions asked of each kernel, one file each, in the order they are asked."""
 
-from harness.checks import attach, crosscheck, function, load, sends, splat
+from harness.checks import attach, corpus, crosscheck, function, load, sends, splat
 from harness.checks.context import Check, Context
 
 ALL: tuple[Check, ...] = (
@@ -10,6 +10,7 @@ ALL: tuple[Check, ...] = (
     attach.CHECK,
     function.CHECK,
     sends.CHECK,
+    corpus.CHECK,
     splat.CHECK,
 )
 
