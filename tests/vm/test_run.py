@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole job on the oldest and the newest kernel, in both backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import build, checks, job, results
+from harness.results import Cause, Verdict
+from harness.supply import KernelFiles
+
+from tests.vm.matrix import Matrix, verdicts
+
+pytestmark = pytest.mark.vm
+
+
+def test_the_observer_passes_every_check_on_oldest_and_newest(
+    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles, backend: str
+) -> None:
+    """The product's claim. Both backends are held to the same verdicts: every one a pass."""
+    asked = matrix(oldest, newest, backend=backend, checks=checks.ALL)
+
+    run = asked.run()
+
+    wrong = {
+        cell.kernel.name: [check for check in cell.checks if check.verdict is not Verdict.PASS]
+        for cell in run.cells
+    }
+    assert wrong == {oldest.name: [], newest.name: []}
+    assert [cell.kernel.release for cell in run.cells] == [oldest.release, newest.release]
+    assert {cell.boot.backend for cell in run.cells if cell.boot} == {backend}
+    assert {check.name for check in checks.ALL} < set(run.check_names)
+    written = job.write_reports(run, asked.report_dir)
+    assert results.read(asked.report_dir / "results.json") == run
+    assert all(path.exists() for path in written)
+    for cell in run.cells:
+        assert (asked.report_dir / cell.console).is_file()
+        for check in cell.checks:
+            for evidence in check.evidence:
+                assert not evidence.path or (asked.report_dir / evidence.path).is_file()
+    assert job.status(run, strict=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "cause", "says"),
+    [
+        ("misses_field", Cause.CORE_RELOCATION, "km_no_such_field"),
+        ("refused", Cause.VERIFIER_REJECTED, "map_value_or_null"),
+    ],
+)
+def test_a_kernel_that_refuses_the_object_fails_with_the_reason(
+    matrix: Callable[..., Matrix], compiled: Callable[[str], Path],
+    oldest: KernelFiles, newest: KernelFiles, source: str, cause: Cause, says: str,
+) -> None:  # fmt: skip
+    """What the harness is for: the cause is the object's, named, and decides the exit status."""
+    subject = build.from_object(compiled(source))
+
+    run = matrix(oldest, newest, subject=subject, checks=checks.ALL).run()
+
+    for cell in run.cells:
+        load = next(check for check in cell.checks if check.check == "load")
+        assert (load.verdict, load.cause) == (Verdict.FAIL, cause), cell.kernel.name
+        assert says in load.summary
+        assert load.remedy
+        assert cell.verdict is Verdict.FAIL
+        assert cell.attempts == 1
+    assert job.status(run, strict=False) == 1
+
+
+def test_an_object_without_a_manifest_is_loaded_and_attached(
+    matrix: Callable[..., Matrix], compiled: Callable[[str], Path],
+    oldest: KernelFiles, newest: KernelFiles,
+) -> None:  # fmt: skip
+    """Anybody's object gets what needs no knowledge of its meaning; the rest is said to be skipped."""
+    subject = build.from_object(compiled("counts"))
+
+    run = matrix(oldest, newest, subject=subject, checks=checks.ALL).run()
+
+    for cell in run.cells:
+        found = verdicts(cell.checks)
+        assert {name for name, (verdict, _) in found.items() if verdict == "skipped"} == {
+            check.name for check in checks.ALL if check.needs_loader
+        }
+        assert {verdict for verdict, _ in found.values()} == {"pass", "skipped"}
+        assert {"load", "attach", "splat"} < set(found)
+        assert found["function"] == ("skipped", "not-asked")
+    assert job.status(run, strict=False) == 0
