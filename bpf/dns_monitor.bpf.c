@@ -241,16 +241,16 @@ static __always_inline long gather(struct iov_iter *iter, enum iter_kind kind, s
 	for (i = 0; i < DNS_SEGMENTS_MAX; i++) {
 		if ((__u64)i >= segments)
 			break;
-		if (kind == ITER_KIND_IOVEC) {
+		if (i == 0 && kind == ITER_KIND_UBUF) {
+			base = compat_iter_ubuf(iter) + skip;
+			length = count;
+		} else {
 			base = BPF_CORE_READ(&iov[i], iov_base);
 			length = BPF_CORE_READ(&iov[i], iov_len);
-		} else {
-			base = compat_iter_ubuf(iter);
-			length = count + skip;
-		}
-		if (i == 0) {
-			base += skip;
-			length -= skip;
+			if (i == 0) {
+				base += skip;
+				length -= skip;
+			}
 		}
 		/*
 		 * Through memory: whatever paths led here, the verifier sees
