@@ -24,7 +24,7 @@ from typing import NoReturn, Protocol
 from harness.errors import HarnessError
 
 GREETING = b"km: guest up"
-_SYNC_EVERY_S = 0.25
+_SYNC_EVERY_S = 0.1  # what comes before the agent opens its port is flushed: ask again soon
 _WATCH_EVERY_S = 0.5
 _LINE_LIMIT = 32 << 20  # the agent caps captured output at 16 MiB, 22 MiB in base64
 _CALL_TIMEOUT_S = 30.0
