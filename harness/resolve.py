@@ -35,7 +35,9 @@ from harness.btf.table import (
     RelocationRow,
     ResolveReport,
     decode_column,
+    decode_rows,
     encode_column,
+    encode_rows,
     groups,
 )
 from harness.btf.verdict import Cause, Judge, ProgramVerdict, Settings, Verdict
@@ -106,10 +108,10 @@ def resolve_many(
     """
     chosen = options or Options()
     files = [_as_file(one) for one in kernels]
+    store = IndexStore(cache_dir)
     if executor is not None:
         columns = _spread(executor, objects, files, cache_dir, chosen)
     else:
-        store = IndexStore(cache_dir)
         cold = sum(not store.knows(one.btf) for one in files)
         workers = min(os.cpu_count() or 1, cold // _COLD_PER_WORKER)
         if workers > 1:
@@ -120,7 +122,7 @@ def resolve_many(
     return ResolveReport(
         kernels=tuple(one.name for one in files),
         objects=tuple(
-            _object_report(path, tuple(column[number] for column in columns), chosen)
+            _object_report(path, tuple(column[number] for column in columns), store, chosen)
             for number, path in enumerate(objects)
         ),
     )
@@ -168,7 +170,7 @@ class _Bench:
         parts = [code_digest(), repr(self._options), kernel.release]
         for file in (path, kernel.btf, kernel.config, kernel.system_map):
             parts.append(self._store.digest(file) if file is not None else "")
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return _digest("column", *parts)
 
     def _recall(self, key: str, kernel: KernelFile) -> Column | None:
         text = self._store.kept(key)
@@ -256,12 +258,24 @@ def _spread(
     return [columns for future in futures for columns in future.result()]
 
 
-def _object_report(path: Path, columns: tuple[Column, ...], options: Options) -> ObjectReport:
+def _object_report(
+    path: Path, columns: tuple[Column, ...], store: IndexStore, options: Options
+) -> ObjectReport:
     try:
-        obj = BpfObject.from_file(path)
-        plan = Plan(obj, rules=options.rules, autoload_all=options.autoload_all)
+        key = _digest("rows", code_digest(), repr(options), store.digest(path))
+        kept = store.kept(key)
+        rows = decode_rows(kept) if kept is not None else None
+        if rows is None:
+            rows = _rows(path, options)
+            store.keep(key, encode_rows(rows))
     except BtfError as error:
         return ObjectReport(path=str(path), failure=str(error), rows=(), columns=columns)
+    return ObjectReport(path=str(path), failure="", rows=rows, columns=columns)
+
+
+def _rows(path: Path, options: Options) -> tuple[RelocationRow, ...]:
+    obj = BpfObject.from_file(path)
+    plan = Plan(obj, rules=options.rules, autoload_all=options.autoload_all)
     rows = []
     for site in plan.sites:
         line = obj.line_at(site.record.section, site.insn + site.program.start)
@@ -277,7 +291,11 @@ def _object_report(path: Path, columns: tuple[Column, ...], options: Options) ->
                 line=line.line if line else 0,
             )
         )
-    return ObjectReport(path=str(path), failure="", rows=tuple(rows), columns=columns)
+    return tuple(rows)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _kernel_file(file: Path, root: Path) -> KernelFile:

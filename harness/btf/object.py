@@ -65,7 +65,7 @@ class BpfObject:
     ext: BtfExt
     programs: tuple[Program, ...]  # by section index, then offset: libbpf's order
     symbols: tuple[Symbol, ...]
-    relocations: dict[int, tuple[ElfRelocation, ...]]  # by the index of the relocated section
+    relocations: dict[int, tuple[ElfRelocation, ...]]  # of code, by index of its section
     _starts: tuple[tuple[int, int], ...]  # of the programs, for bisection
     _lines: dict[str, list[LineInfo]]  # by section, ascending
 
@@ -112,7 +112,7 @@ class BpfObject:
             relocations={
                 section.info: elf.relocations(section)
                 for section in elf.sections
-                if section.type in (SHT_REL, SHT_RELA)
+                if section.type in (SHT_REL, SHT_RELA) and _is_code(elf, section.info)
             },
             _starts=tuple((program.section_index, program.start) for program in programs),
             _lines=lines,
@@ -160,6 +160,10 @@ class BpfObject:
 
 def _line_offset(line: LineInfo) -> int:
     return line.insn_off
+
+
+def _is_code(elf: Elf, index: int) -> bool:
+    return index < len(elf.sections) and bool(elf.sections[index].flags & SHF_EXECINSTR)
 
 
 def _programs(elf: Elf, symbols: tuple[Symbol, ...]) -> tuple[Program, ...]:

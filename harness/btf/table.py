@@ -181,3 +181,30 @@ def _decode_verdict(
         ),
         absent_maps=tuple(absent_maps),
     )
+
+
+def encode_rows(rows: tuple[RelocationRow, ...]) -> str:
+    """Rows as compact JSON."""
+    return json.dumps(
+        [[r.program, r.insn, r.kind, r.path, r.access, r.file, r.line] for r in rows],
+        separators=(",", ":"),
+    )
+
+
+def decode_rows(text: str) -> tuple[RelocationRow, ...] | None:
+    """What `encode_rows` wrote; None if it is something else."""
+    try:
+        return tuple(
+            RelocationRow(
+                program=program,
+                insn=insn,
+                kind=kind,
+                path=path,
+                access=access,
+                file=file,
+                line=line,
+            )
+            for program, insn, kind, path, access, file, line in json.loads(text)
+        )
+    except (ValueError, TypeError):
+        return None
