@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness import objcheck
 from harness.checks.context import OBJCHECK, Check, Context
 from harness.objcheck import ProgramAnswer, Reason, Stage, TogetherAnswer
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 from harness.subject import Program
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 300.0
+_LOAD_TIMEOUT_S = 60  # one program; a verifier that needs longer is a finding, not a hang of ours
+_UNKNOWN = (Cause.INFRA, Cause.TIMEOUT)
 _CAUSE = {
     Reason.KERNEL_BTF_MISSING: Cause.BTF_MISSING,
     Reason.KERNEL_BTF_UNREADABLE: Cause.BTF_MISSING,
@@ -20,6 +24,14 @@ _CAUSE = {
     Reason.PROGRAM_TYPE_UNSUPPORTED: Cause.FEATURE_MISSING,
     Reason.ATTACH_TARGET_MISSING: Cause.FEATURE_MISSING,
     Reason.BPF_UNAVAILABLE: Cause.FEATURE_MISSING,
+    Reason.HELPER_UNSUPPORTED: Cause.FEATURE_MISSING,
+    Reason.INSTRUCTION_UNSUPPORTED: Cause.FEATURE_MISSING,
+    Reason.EXTERN_UNRESOLVED: Cause.FEATURE_MISSING,
+    Reason.PROGRAM_TOO_COMPLEX: Cause.LIMIT_EXCEEDED,
+    Reason.PROGRAM_TOO_LONG: Cause.LIMIT_EXCEEDED,
+    Reason.ATTACH_TARGET_UNSET: Cause.NOT_ASKED,
+    Reason.PERMISSION: Cause.INFRA,
+    Reason.TIMEOUT: Cause.TIMEOUT,
     Reason.OUT_OF_MEMORY: Cause.INFRA,
 }
 _REMEDY = {
@@ -36,8 +48,9 @@ _REMEDY = {
 
 
 def _ask(context: Context) -> CheckResult:
+    options = replace(context.options(), load_timeout_s=_LOAD_TIMEOUT_S)
     answer = context.guest.run(
-        [OBJCHECK, *objcheck.load_argv(context.object, context.options())[1:]],
+        [OBJCHECK, *objcheck.load_argv(context.object, options)[1:]],
         timeout_s=_TIMEOUT_S,
     )
     kept = context.keep("objcheck's answer", "load.jsonl", answer.stdout)
@@ -78,7 +91,9 @@ def _figures(context: Context, programs: tuple[ProgramAnswer, ...]) -> tuple[Fig
 
 def _excused(context: Context, program: ProgramAnswer) -> bool:
     said = context.said_of(program.name)
-    return program.optional or said.optional or bool(unmet(context, said))
+    # What only its own loader can attach is not the kernel's fault.
+    unset = program.reason is Reason.ATTACH_TARGET_UNSET
+    return program.optional or said.optional or unset or bool(unmet(context, said))
 
 
 def unmet(context: Context, program: Program) -> list[str]:
@@ -94,9 +109,9 @@ def _refusal(
     others = f" (and {', '.join(p.name for p in refused[1:])})" if refused[1:] else ""
     return CheckResult(
         check=CHECK.name,
-        verdict=Verdict.UNKNOWN if cause is Cause.INFRA else Verdict.FAIL,
+        verdict=Verdict.UNKNOWN if cause in _UNKNOWN else Verdict.FAIL,
         cause=cause,
-        summary=f"{first.name}{others}: {first.reason}: {_said(first)}",
+        summary=f"{first.name}{others}: {first.reason}: {first.why}",
         remedy=_REMEDY.get(cause, ""),
         figures=figures,
         evidence=(*(_log(context, program) for program in refused if program.log), kept),
@@ -109,10 +124,10 @@ def _together_refusal(
     cause = _cause(together.reason, together.stage)
     return CheckResult(
         check=CHECK.name,
-        verdict=Verdict.UNKNOWN if cause is Cause.INFRA else Verdict.FAIL,
+        verdict=Verdict.UNKNOWN if cause in _UNKNOWN else Verdict.FAIL,
         cause=cause,
         summary=f"each program loads alone, all together do not: {together.reason}: "
-        f"{_last_line(together.message)}",
+        f"{together.why}",
         remedy=_REMEDY.get(cause, ""), figures=figures,
         evidence=(Evidence(title="libbpf", text=together.message), kept),
     )  # fmt: skip
@@ -122,27 +137,6 @@ def _cause(reason: Reason | None, stage: Stage | None) -> Cause:
     if reason in _CAUSE:
         return _CAUSE[reason]
     return Cause.MAP_UNSUPPORTED if stage is Stage.MAP else Cause.VERIFIER_REJECTED
-
-
-def _said(program: ProgramAnswer) -> str:
-    if program.relocation:
-        return program.relocation
-    if program.reason in (Reason.VERIFIER_REJECTED, Reason.PROGRAM_TOO_COMPLEX):
-        lines = [line for line in program.log.splitlines() if _says_why(line)]
-        if lines:
-            return lines[-1]
-    return _last_line(program.message) or f"errno {program.errno_name}"
-
-
-def _says_why(line: str) -> bool:
-    """The verifier's last word before its figures; source lines and figures say nothing new."""
-    figures = ("processed ", "verification time", "stack depth", "insns processed", "subprog ")
-    return bool(line.strip()) and not line.startswith((*figures, ";"))
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _log(context: Context, program: ProgramAnswer) -> Evidence:
