@@ -1,128 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does the subject see a query that really went out, with the name that it really had?
 
-The name is random in each run, so that an object which invents its events cannot pass.
+The name is random in each run, so that an object which invents its events cannot pass. The query
+is dnsperf's, answered by a real name server: neither is of this project.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 
-import msgspec
-
-from harness.checks.context import GUEST_BTF, Check, Context
+from harness.checks import compare, observer
+from harness.checks.context import Check, Context
+from harness.checks.observer import Event, Observed, Scalar
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
-_TIMEOUT_S = 60.0
 _ZONE = "test"  # nsd answers every name under it
-# $1: the name to ask for; the rest: the loader's command. Its own lines go to a file, so that the
-# script can wait for "ready" and for the event; each wait has an end, the host has the deadline.
-_SCRIPT = r"""
-name=$1; shift
-out=/tmp/function.jsonl
-: >"$out"
-wait_for() { n=0; until grep -q "$1" "$out"; do
-	n=$((n + 1)); [ $n -lt 200 ] || return 1; kill -0 "$loader" 2>/dev/null || return 1; sleep 0.05
-done; }
-nsd -c /etc/nsd/nsd.conf 2>/tmp/nsd.err || { cat /tmp/nsd.err >&2; exit 21; }
-"$@" >"$out" 2>/tmp/loader.err &
-loader=$!
-wait_for '"ready"' || { cat /tmp/loader.err >&2; wait "$loader"; echo "loader status $?" >&2; cat "$out"; exit 22; }
-echo "$name A" >/tmp/query
-dnsperf -s 127.0.0.1 -d /tmp/query -n 1 -t 3 >/tmp/dnsperf.out 2>&1
-grep -q 'Queries completed: *1 ' /tmp/dnsperf.out || { cat /tmp/dnsperf.out >&2; kill "$loader"; exit 23; }
-wait_for "$name"
-kill -TERM "$loader"; wait "$loader"; status=$?
-kill "$(pidof nsd)" 2>/dev/null
-cat "$out"; cat /tmp/loader.err >&2
-[ $status -eq 0 ] || { echo "loader status $status" >&2; exit 24; }
+# $1: the name to ask for. nsd ends before the observer does, so that no other check meets it.
+_EXCHANGE = r"""
+nsd -c /etc/nsd/nsd.conf || exit 21
+echo "$1 A" >/tmp/query
+dnsperf -s 127.0.0.1 -d /tmp/query -n 1 -t 20
+kill $(pidof nsd) 2>/dev/null
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Line:
-    """A line of the loader, as far as this check reads it."""
-
-    type: str
-    direction: str = ""
-    name: str | None = None
-    qtype: int | None = None
-    dport: int = 0
-    daddr: str = ""
-    status: str | None = None
-    buffer: str = ""
+_ANSWERED = "Queries completed:    1 "
 
 
 def _ask(context: Context) -> CheckResult:
     name = f"{secrets.token_hex(8)}.{_ZONE}"
-    loader = [context.loader, "run", "--object", context.object]
-    if context.detached_btf:
-        loader += ["--btf", GUEST_BTF]
-    for word in context.subject.rodata_words:
-        loader += ["--set", word]
-    # One query must be seen: sampling, which may drop it, is another check's question.
-    loader += ["--set", "sample_n=1"]
-    answer = context.guest.run(
-        ["/bin/sh", "-c", _SCRIPT, "function", name, *loader], timeout_s=_TIMEOUT_S
+    seen = observer.observe(
+        context, ["/bin/sh", "-c", _EXCHANGE, "function", name], name="function"
     )
-    kept = context.keep("loader's lines", "function.jsonl", answer.stdout)
-    said = Evidence(title="loader", text=answer.error_text[-2000:])
-    if answer.status in (21, 23):
+    if seen.ready is None:
+        return observer.failed(CHECK.name, seen)
+    if " ".join(_ANSWERED.split()) not in " ".join(seen.command_output.split()):
+        said = (seen.command_error.strip() or seen.command_output.strip())[-300:]
         return CheckResult(
             check=CHECK.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
-            summary=f"no DNS exchange in the guest: {answer.error_text.strip()[-300:]}",
-            evidence=(said, kept),
+            summary=f"no DNS exchange in the guest: {said}",
+            evidence=(Evidence(title="dnsperf", text=seen.command_output[-2000:]), *seen.evidence),
         )  # fmt: skip
-    if answer.status != 0:
-        return CheckResult(
-            check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
-            summary=f"the loader did not run: {answer.error_text.strip()[-300:]}",
-            remedy="run it by hand: inv shell --kernel NAME", evidence=(said, kept),
-        )  # fmt: skip
-    return _judged(name, _lines(answer.text), (said, kept))
+    return judged(name, seen)
 
 
-def _judged(name: str, lines: list[_Line], evidence: tuple[Evidence, ...]) -> CheckResult:
-    queries = [line for line in lines if line.type == "event" and line.direction == "query"]
-    right = [line for line in queries if _normal(line.name) == name]
-    buffer = next((line.buffer for line in lines if line.type == "ready"), "")
+def judged(name: str, seen: Observed) -> CheckResult:
+    """The verdict on one query for `name` from dnsperf to 127.0.0.1 port 53, and its answer."""
+    wire = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+    query: dict[str, Scalar] = {
+        "name_wire": wire.hex(), "name": f"{name}.", "status": "ok", "qtype": 1, "qclass": 1,
+        "hook": "udp_sendmsg", "family": "inet", "process": "dnsperf", "connected": False,
+        "daddr": "127.0.0.1", "dport": 53, "qdcount": 1, "opcode": 0, "rcode": 0,
+    }  # fmt: skip
+    queries = [event for event in seen.events if event.get("direction") == "query"]
+    right = [event for event in queries if event.get("name_wire") == query["name_wire"]]
     figure = Figure(name="events", value=float(len(right)), unit="1")
-    wrong = ""
-    if not right:
-        seen = ", ".join(str(line.name) for line in queries) or "nothing"
-        wrong = f"the query for '{name}' was not seen; seen: {seen}"
-    elif len(right) > 1:
-        wrong = f"the one query for '{name}' was seen {len(right)} times"
-    elif len(queries) > 1:
-        others = ", ".join(str(line.name) for line in queries if line not in right)
-        wrong = f"queries were seen that nobody sent: {others}"
-    elif (right[0].qtype, right[0].dport, right[0].daddr) != (1, 53, "127.0.0.1"):
-        got = right[0]
-        wrong = f"type {got.qtype} to {got.daddr} port {got.dport}, not type 1 to 127.0.0.1 port 53"
+    wrong = observer.wrong_with(seen) or _wrong(name, query, queries, right)
+    if not wrong:
+        wrong = "; ".join(_wrong_answer(query, right[0], seen) + compare.own_account(seen.events))
     if wrong:
         return CheckResult(
             check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR, summary=wrong,
-            remedy="compare the loader's lines with what was sent", evidence=evidence,
+            remedy="compare the observer's lines with what was sent", figures=(figure,),
+            evidence=seen.evidence,
         )  # fmt: skip
+    buffer = seen.ready.buffer if seen.ready else ""
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, summary=f"seen through the {buffer}",
-        figures=(figure,), evidence=evidence,
+        figures=(figure,), evidence=seen.evidence,
     )  # fmt: skip
 
 
-def _lines(text: str) -> list[_Line]:
-    found: list[_Line] = []
-    for line in text.splitlines():
-        try:
-            found.append(msgspec.json.decode(line, type=_Line))
-        except msgspec.MsgspecError:
-            continue  # what is missing or torn is missed below, where it decides
-    return found
+def _wrong(name: str, query: dict[str, Scalar], queries: list[Event], right: list[Event]) -> str:
+    if not right:
+        seen = ", ".join(str(event.get("name")) for event in queries) or "nothing"
+        return f"the query for '{name}' was not seen; seen: {seen}"
+    if len(right) > 1:
+        return f"the one query for '{name}' was seen {len(right)} times"
+    if len(queries) > 1:
+        others = ", ".join(str(event.get("name")) for event in queries if event not in right)
+        return f"queries were seen that nobody sent: {others}"
+    return "; ".join(compare.field_differences(query, right[0]))
 
 
-def _normal(name: str | None) -> str:
-    return (name or "").rstrip(".").lower()
+def _wrong_answer(query: dict[str, Scalar], asked: Event, seen: Observed) -> list[str]:
+    """nsd's answer: from port 53 to the port that asked, with the id and the name asked for."""
+    answers = [event for event in seen.events if event.get("direction") == "response"]
+    if len(answers) != 1:
+        return [f"the one answer was seen {len(answers)} times"]
+    expected: dict[str, Scalar] = {
+        "id": asked.get("id"), "name_wire": query["name_wire"], "qtype": 1, "sport": 53,
+        "daddr": "127.0.0.1", "dport": asked.get("sport"), "ancount": 1,
+    }  # fmt: skip
+    return [f"answer: {text}" for text in compare.field_differences(expected, answers[0])]
 
 
 CHECK = Check(
