@@ -77,7 +77,7 @@ def run(
         try:
             stdout, stderr = child.communicate(stdin, timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            _kill_group(child)
+            _send(child, signal.SIGKILL, group=True)
             stdout, stderr = child.communicate()
             done = Completed(argv=words, status=child.returncode, stdout=stdout, stderr=stderr)
             raise ProcessTimeoutError(
@@ -190,20 +190,18 @@ def _popen(
 def _end(child: subprocess.Popen[bytes], *, group: bool) -> None:
     if child.poll() is not None:
         return
-    child.terminate()
+    _send(child, signal.SIGTERM, group=group)
     try:
         child.wait(_GRACE_S)
     except subprocess.TimeoutExpired:
-        if group:
-            _kill_group(child)
-        else:
-            child.kill()
+        _send(child, signal.SIGKILL, group=group)
         child.wait()
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
+def _send(child: subprocess.Popen[bytes], number: signal.Signals, *, group: bool) -> None:
+    """To the whole group: a shell that ends leaves its children behind."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+        (os.killpg if group else os.kill)(child.pid, number)
 
 
 def _shown(words: tuple[str, ...]) -> str:
