@@ -93,9 +93,10 @@ def _probe(where: Place, vmlinuz: Path, guest_archive: Path, cache: Cache) -> Ch
                     accelerator=Accelerator.KVM, reason=f"a guest booted in {booted.boot_s:.1f} s"
                 )
         except HarnessError as error:
+            why = " ".join(error.message.split())  # QEMU may use several lines, a plan has one
             return Choice(
                 accelerator=Accelerator.TCG,
-                reason=f"/dev/kvm opens, but no guest came up under it: {error.message}",
+                reason=f"/dev/kvm opens, but no guest came up under it: {why}",
             )
 
 
@@ -109,7 +110,7 @@ def _host_boot() -> str:
 def _remembered(memory: Path, key: str) -> Choice | None:
     try:
         said = json.loads(memory.read_text(encoding="utf-8"))
-        if not said["key"].startswith(key):
+        if not str(said["key"]).startswith(key):
             return None
         return Choice(accelerator=Accelerator(said["accelerator"]), reason=str(said["reason"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -97,7 +97,7 @@ def owner() -> str:
 def alive(text: str) -> bool:
     """Whether the process that `owner()` named still runs."""
     pid, _, started = text.partition(":")
-    return pid.isdigit() and _start_time(int(pid)) == started != ""
+    return pid.isascii() and pid.isdigit() and _start_time(int(pid)) == started != ""
 
 
 def _start_time(pid: int) -> str:

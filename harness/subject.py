@@ -85,7 +85,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UsageError(f"cannot read the manifest '{path}': {error.strerror}") from error
     try:
         manifest = msgspec.toml.decode(content, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from error
     for name in (manifest.functional.driver, manifest.functional.corpus):
         if name and name not in manifest.subject.files:
