@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tells the living from the dead: owners, run directories, the accelerator's memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from harness import accel, place, process, rundir
+from harness.accel import Choice
+from harness.cache import Cache
+from harness.place import Local
+from harness.qemu import Accelerator
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(root=tmp_path)
+
+
+def test_we_are_alive_and_a_dead_process_is_not() -> None:
+    with process.held(["sleep", "600"]) as child:
+        stat = Path(f"/proc/{child.pid}/stat").read_text()
+        started = stat.rpartition(")")[2].split()[19]
+        while_held = place.alive(f"{child.pid}:{started}")
+
+    assert place.alive(place.owner())
+    assert while_held
+    assert not place.alive(f"{child.pid}:{started}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":", "1", "1:", ":1", "x:1", "-1:1", "999999999:1", f"{os.getpid()}:1", "1:0:0", "²:1"],
+)
+def test_what_names_no_living_process_is_dead(text: str) -> None:
+    """A pid alone may be somebody else's today."""
+    assert not place.alive(text)
+
+
+def test_only_directories_of_the_dead_are_removed(cache: Cache) -> None:
+    with process.held(["sleep", "600"]) as child:
+        stat = Path(f"/proc/{child.pid}/stat").read_text()
+        owner = f"{child.pid}-{stat.rpartition(')')[2].split()[19]}"
+    base = cache.directory("run")
+    names = (f"{owner}-abc", f"{os.getpid()}-1-def", "strange")
+    for name in names:
+        (base / name / "deeper").mkdir(parents=True)
+        (base / name / "initrd").write_bytes(b"x")
+    with rundir.run_directory(cache) as ours:
+        removed = rundir.remove_orphans(cache)
+
+        assert ours.is_dir()
+        assert list(base.iterdir()) == [ours]
+
+    assert removed == len(names)
+    assert list(base.iterdir()) == []
+
+
+def test_a_run_directory_goes_with_its_block_whatever_happens(cache: Cache) -> None:
+    def interrupted() -> None:
+        with rundir.run_directory(cache) as ours:
+            (ours / "initrd").write_bytes(b"x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert list((cache.root / "run").iterdir()) == []
+
+
+def _remember(cache: Cache, text: str) -> Path:
+    memory = cache.directory("accel") / "local.json"
+    memory.write_text(text)
+    return memory
+
+
+def _said(key: str) -> str:
+    return json.dumps({"key": key, "accelerator": "kvm", "reason": "it did"})
+
+
+@pytest.fixture
+def _kvm_opens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine where nothing but a probe can tell."""
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(accel, "_KVM", tmp_path / "kvm")
+
+
+@pytest.mark.usefixtures("_kvm_opens")
+def test_a_probe_is_remembered_for_this_boot_and_this_qemu(cache: Cache) -> None:
+    _remember(cache, _said(f"{_BOOT.read_text().strip()} QEMU 10"))
+    where = Local(prefix=("false",))
+
+    known = accel.choose(where, Path("/x"), Path("/x"), "QEMU 10", cache, pytest.fail)
+
+    assert known == Choice(accelerator=Accelerator.KVM, reason="it did") == accel.remembered(cache)
+
+
+@pytest.mark.usefixtures("_kvm_opens")
+@pytest.mark.parametrize(
+    "text",
+    [_said("another-boot QEMU 10"), "", "{}", '{"key": 1}', "[]", "\\", '"key"',
+     json.dumps({"key": "BOOT QEMU 10", "accelerator": "hvf", "reason": ""})],
+    ids=["another boot", "empty", "no key", "number", "list", "no JSON", "text", "unknown"],
+)  # fmt: skip
+def test_another_boot_s_memory_or_a_damaged_one_is_no_memory(cache: Cache, text: str) -> None:
+    _remember(cache, text.replace("BOOT", _BOOT.read_text().strip()))
+
+    assert accel.remembered(cache) is None
+
+
+@pytest.mark.usefixtures("_kvm_opens")
+def test_a_probe_that_fails_means_tcg_with_the_reason_in_one_line(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """QEMU's own words say why, and they are asked for once."""
+    archive = tmp_path / "guest.cpio"
+    archive.write_bytes(b"")
+    where = Local(prefix=("sh", "-c", "echo no such thing >&2; echo really >&2; exit 1"))
+    said: list[str] = []
+
+    choices = [
+        accel.choose(where, tmp_path / "vmlinuz", archive, "QEMU 10", cache, said.append)
+        for _ in range(2)
+    ]
+
+    assert choices[0] == choices[1]
+    assert choices[0].accelerator is Accelerator.TCG
+    assert "no such thing really" in choices[0].reason
+    assert len(said) == 1
+    assert list((cache.root / "run").iterdir()) == []
+
+
+def test_without_the_device_nothing_is_probed(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accel, "_KVM", Path("/dev/km-no-such"))
+
+    assert accel.remembered(cache) == Choice(accelerator=Accelerator.TCG, reason="no /dev/kvm")
+
+
+def test_a_device_that_does_not_open_says_why(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accel, "_KVM", tmp_path)  # a directory: O_RDWR fails, even for root
+
+    known = accel.remembered(cache)
+
+    assert known is not None
+    assert known.reason == "/dev/kvm does not open: Is a directory"
