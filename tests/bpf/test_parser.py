@@ -185,7 +185,7 @@ def test_a_parser_that_invents_names_is_caught(built: Path, tmp_path: Path) -> N
     build.make(tmp_path, "mutant", f"PARSER={mutant}")
     datagrams = [wire for _, wire in corpus.datagrams()]
 
-    parsed = build.parse([tmp_path / "mutant" / "parse_host"], datagrams)
+    parsed = build.parse([tmp_path / "mutant" / "build" / "parse_host"], datagrams)
 
     wrong = [p for p, answer in zip(parsed, told(datagrams), strict=True) if p.answer != answer]
     assert len(wrong) > 20
