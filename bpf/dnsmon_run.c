@@ -240,23 +240,28 @@ static void write_programs(struct session *s, struct json *json)
 	json_pop(json, "[]");
 }
 
-/* Whole or not at all: a scraper never reads half a file. */
-static void save_metrics(struct session *s)
+/* Whole or not at all: a scraper never reads half a file. 0 or -errno. */
+static int save_metrics(struct session *s)
 {
 	struct dns_counters total;
 	char path[4096];
 	FILE *file;
+	int err;
 
-	if (!s->options->metrics ||
-	    read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total))
-		return;
-	snprintf(path, sizeof(path), "%s.tmp", s->options->metrics);
+	if (!s->options->metrics)
+		return 0;
+	err = read_counters(bpf_object__find_map_fd_by_name(s->monitor.object, "dns_counters"), &total);
+	if (err)
+		return err;
+	if (snprintf(path, sizeof(path), "%s.tmp", s->options->metrics) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
 	file = fopen(path, "w");
 	if (!file)
-		return;
+		return -errno;
 	write_prometheus(file, &total);
-	if (fclose(file) == 0)
-		rename(path, s->options->metrics);
+	if (fclose(file) || rename(path, s->options->metrics))
+		return -errno;
+	return 0;
 }
 
 static int write_stats(struct session *s)
@@ -299,6 +304,15 @@ static void consume(struct session *s, int timeout_ms)
 	fflush(s->out);
 }
 
+static int update_metrics(struct session *s)
+{
+	int err = save_metrics(s);
+
+	return err ? fail(EXIT_UNKNOWN, "infra", NULL, "cannot write '%s': %s", s->options->metrics,
+			  strerror(-err)) :
+		     0;
+}
+
 static int loop(struct session *s)
 {
 	double start = seconds(), chores = start;
@@ -311,8 +325,9 @@ static int loop(struct session *s)
 			break;
 		if (now - chores >= 1) {
 			chores = now;
-			save_metrics(s);
-			err = attach(s);
+			err = update_metrics(s);
+			if (!err)
+				err = attach(s);
 		}
 		consume(s, POLL_MS);
 		if (ferror(s->out))
@@ -343,6 +358,8 @@ static int run(struct session *s)
 			s->programs[s->n_programs++] = program;
 	err = open_buffer(s);
 	if (!err)
+		err = update_metrics(s);
+	if (!err)
 		err = attach(s);
 	if (err)
 		return err;
@@ -351,7 +368,8 @@ static int run(struct session *s)
 	/* Nothing is produced any more: what is read now is all there is. */
 	detach(s);
 	consume(s, 0);
-	save_metrics(s);
+	if (!err)
+		err = update_metrics(s);
 	return err ? err : write_stats(s);
 }
 
