@@ -115,6 +115,32 @@ static int connected_socket(const struct flood *flood)
 	return fd;
 }
 
+/* Port 53 of the loopback, shared by the threads; -1 when somebody else has it. */
+static int answering_socket(const struct flood *flood)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(53),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(53),
+				   .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	int fd = socket(flood->v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0), one = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+	if (flood->v6 ? bind(fd, (void *)&v6, sizeof(v6)) : bind(fd, (void *)&v4, sizeof(v4))) {
+		perror("senddrv: bind to port 53");
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void count(struct worker *w, int ok)
+{
+	if (ok)
+		w->sent++;
+	else
+		w->errors++;
+}
+
 /* The name is unique to thread and number: "t0-00000001.LABEL.test". */
 static size_t flood_query(unsigned char *data, const struct worker *w, unsigned long number)
 {
@@ -147,7 +173,9 @@ static void *work(void *argument)
 	unsigned long number = 0;
 	size_t size;
 	cpu_set_t set;
-	int fd;
+	struct sockaddr_storage local;
+	socklen_t local_size = sizeof(local);
+	int fd, server = -1;
 
 	if (w->cpu >= 0) {
 		CPU_ZERO(&set);
@@ -155,8 +183,13 @@ static void *work(void *argument)
 		sched_setaffinity(0, sizeof(set), &set);
 	}
 	fd = connected_socket(f);
-	if (fd < 0)
+	if (fd < 0 || getsockname(fd, (void *)&local, &local_size))
 		return NULL;
+	if (f->answers) {
+		server = answering_socket(f);
+		if (server < 0)
+			return NULL;
+	}
 	start = seconds();
 	while (!f->count || number < share) {
 		if (f->duration_s && number % 32 == 0 && seconds() - start >= f->duration_s)
@@ -170,12 +203,15 @@ static void *work(void *argument)
 		if (f->non_dns)
 			memset(data, 0xff, size);
 		/* A refused port makes the next send fail with what the last one met: try again. */
-		if (send(fd, data, size, 0) == (ssize_t)size)
-			w->sent++;
-		else
-			w->errors++;
+		count(w, send(fd, data, size, 0) == (ssize_t)size);
+		if (f->answers) {
+			data[2] |= 0x80;
+			count(w, sendto(server, data, size, 0, (void *)&local, local_size) == (ssize_t)size);
+		}
 	}
 	close(fd);
+	if (server >= 0)
+		close(server);
 	return NULL;
 }
 

@@ -113,6 +113,13 @@ def test_flood_counts_its_attempts(built: Path, extra: list[str]) -> None:
     assert line["attempts"] == 300 == line["sent"] + line["errors"]
 
 
+def test_flood_answers_each_question(built: Path) -> None:
+    """Two attempts a question; without the right to port 53 there are none."""
+    (line,) = senddrv(built, "flood", "--count", "100", "--answers")
+
+    assert line["attempts"] in (200, 0)
+
+
 def test_flood_keeps_its_rate(built: Path) -> None:
     """Never faster; slower only on a machine that is."""
     (line,) = senddrv(built, "flood", "--count", "200", "--rate", "400")
