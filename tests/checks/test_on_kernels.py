@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
-from harness import build, checks, paths, process
+from harness import build, paths, process
 from harness.build import Built
 from harness.cache import Cache
 from harness.checks import corpus, function, sends
@@ -32,7 +30,7 @@ def honest(cache: Cache) -> Built:
 
 
 @pytest.fixture(scope="module")
-def fabricating(honest: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def fabricating(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The observer with a parser that calls every name test.cluster.local."""
     out = tmp_path_factory.mktemp("mutant")
     process.run(
@@ -40,8 +38,8 @@ def fabricating(honest: Built, tmp_path_factory: pytest.TempPathFactory) -> Buil
          f"PARSER={_MUTANT}"],
         timeout_s=300,
     )  # fmt: skip
-    mutant = out / "mutant" / honest.subject.object.name
-    return replace(honest, subject=msgspec.structs.replace(honest.subject, object=mutant))
+    manifest = out / "mutant" / paths.default_manifest().name
+    return build.from_manifest(manifest, cache, lambda text: None)
 
 
 @pytest.fixture
@@ -76,7 +74,8 @@ def test_the_observer_sees_every_way_to_send_on_oldest_and_newest(run: Run) -> N
 def test_an_observer_that_makes_names_up_fails_every_functional_check(run: Run) -> None:
     """It loads, attaches, counts and reports as ours does: only the names are not what was sent."""
     for cell in run.cells:
-        said = {check.check: check for check in cell.checks if check.check in _names()}
+        asked = {check.name for check in _ASKED}
+        said = {check.check: check for check in cell.checks if check.check in asked}
         assert {(check.verdict, check.cause) for check in said.values()} == {
             (Verdict.FAIL, Cause.BEHAVIOUR)
         }
@@ -84,7 +83,3 @@ def test_an_observer_that_makes_names_up_fails_every_functional_check(run: Run) 
         assert "ringbuf: sendto_v4: name_wire is '0474657374" in said["sends"].summary
         assert said["sends"].figures[0].value < 60
         assert "name_wire is '0474657374" in said["corpus"].summary
-
-
-def _names() -> set[str]:
-    return {check.name for check in _ASKED} & {check.name for check in checks.ALL}
