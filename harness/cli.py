@@ -29,6 +29,7 @@ from harness import (
     resolve,
     static,
 )  # fmt: skip
+from harness.bench import resolve as bench_resolve
 from harness.btf.errors import BtfError
 from harness.cache import Cache
 from harness.errors import HarnessError, UsageError
@@ -297,27 +298,38 @@ def test_task(c: Context, fast: bool = False, k: str = "") -> None:
     name="bench",
     positional=["action"],
     help={
-        "action": "boot",
-        "kernel": "name or series (its newest)",
+        "action": "boot (against bare QEMU and virtme-ng) or resolve (against bpftool)",
+        "kernel": "boot: name or series (its newest)",
+        "kernels": "resolve: whose BTF (default: all)",
+        "object": "resolve: a .bpf.o (default: the DNS observer)",
         "rounds": "measurements of each contender",
     },
 )
 @_guarded
-def bench_task(c: Context, action: str, kernel: str = "6.1", rounds: str = "5") -> None:
-    """Measure ourselves against others: guest-ready time (boot)."""
-    if action != "boot":
-        raise UsageError(f"unknown action '{action}'", hint="there is boot")
+def bench_task(
+    c: Context,
+    action: str,
+    kernel: str = "6.1",
+    kernels: str = "",
+    object: str = "",
+    rounds: int = 5,
+) -> None:
+    """Measure ourselves against others, interleaved, as ratios."""
+    cache = Cache.default()
     with Progress() as emit:
-        text, verdict = launch.bench_boot(kernel, _number("rounds", rounds), Cache.default(), emit)
+        if action == "boot":
+            text, verdict = launch.bench_boot(kernel, rounds, cache, emit)
+        elif action == "resolve":
+            subject = job.subject_source(object, "")(cache, inventory.noting(emit))
+            types = static.bring_together(
+                (static.KERNELS,), (), cache, emit, kernels=kernels, arch="x86_64"
+            )
+            found = bench_resolve.measure(subject.subject.object, types, rounds=rounds)
+            text, verdict = bench_resolve.render(found), Verdict.PASS
+        else:
+            raise UsageError(f"unknown action '{action}'", hint="there is boot, resolve")
     print(text)
     _exit(_STATUS[verdict])
-
-
-def _number(option: str, text: str) -> int:
-    """An option's whole number; invoke itself answers a word with a traceback."""
-    if not text.isdecimal():
-        raise UsageError(f"--{option} wants a whole number, not '{text}'")
-    return int(text)
 
 
 def _exit(code: int) -> None:
