@@ -332,6 +332,13 @@ def bench_task(
     _exit(_STATUS[verdict])
 
 
+def _number(option: str, text: str) -> int:
+    """An option's whole number; invoke itself answers a word with a traceback."""
+    if not text.isdecimal():
+        raise UsageError(f"--{option} wants a whole number, not '{text}'")
+    return int(text)
+
+
 def _exit(code: int) -> None:
     if code:
         raise Exit(code=code)
