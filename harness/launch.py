@@ -64,10 +64,11 @@ def _session(
     words: str, cache: Cache, emit: Listener, *, backend: str
 ) -> tuple[KernelFiles, session.Files, Place, accel.Choice]:
     say = noting(emit)
-    root = baseroot.obtain(cache, say)
+    backend = pipeline.choose_backend(backend, emit)
     files = inventory.find_kernel(words, cache, emit)
+    root = baseroot.obtain(cache, say)  # may take a minute: after what may be wrong use
     archive = baseroot.guest_archive(root, cache, say)
-    where = cell.place_of(pipeline.choose_backend(backend, emit), files, root, cache, say)
+    where = cell.place_of(backend, files, root, cache, say)
     choice = accel.choose(where, files.vmlinuz, archive, baseroot.check(root), cache, say)
     return files, session.Files(vmlinuz=files.vmlinuz, base=archive), where, choice
 
