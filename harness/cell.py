@@ -180,6 +180,7 @@ def _booted_cell(
                         machine, vmlinuz=files.vmlinuz, initrd=initrd, where=where,
                         run_dir=run_dir, append=request.append,
                         boot_timeout_s=request.boot_timeout_s,
+                        cancelled=shared.cancelled.is_set,
                     )
                 )  # fmt: skip
             boot = BootFacts(

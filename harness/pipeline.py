@@ -118,6 +118,7 @@ def _all_cells(bench: Bench, gathered: Sequence[Prepared]) -> list[Cell]:
     """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
     accelerator = SharedAccelerator(bench)
     found: dict[str, Cell] = {}
+    futures: dict[Future[Cell], Prepared] = {}
     pool = ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell")
     try:
         futures = {pool.submit(cell.answer, bench, item, accelerator): item for item in gathered}
@@ -133,6 +134,10 @@ def _all_cells(bench: Bench, gathered: Sequence[Prepared]) -> list[Cell]:
         accelerator.cancelled.set()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    # What a guest had answered before the interrupt ended it counts.
+    found |= {
+        item.name: future.result() for future, item in futures.items() if not future.cancelled()
+    }
     return [found.get(item.name) or _interrupted(item) for item in gathered]
 
 

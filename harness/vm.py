@@ -7,7 +7,7 @@ import contextlib
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +44,13 @@ def booted(
     run_dir: Path,
     append: tuple[str, ...] = (),
     boot_timeout_s: float | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Vm]:
     """Boot a kernel and yield the guest once it answers; QEMU is gone when the block ends.
 
     initrd lies in `run_dir`; the console is written to `run_dir/console.log`. Raises
-    GuestLostError when the guest does not come up within `boot_timeout_s`.
+    GuestLostError when the guest does not come up within `boot_timeout_s`, and from then on as
+    soon as `cancelled` says that nobody wants to know any more.
     """
     limit_s = BOOT_TIMEOUT_S[machine.accelerator] if boot_timeout_s is None else boot_timeout_s
     log = run_dir / "console.log"
@@ -67,7 +69,7 @@ def booted(
                 accelerator=machine.accelerator, memory_mib=machine.memory_mib,
             )
         )  # fmt: skip
-        watch = _Watch(held, log)
+        watch = _Watch(held, log, cancelled)
         stream = stack.enter_context(_accepted(listener, watch, started + limit_s))
         guest = AgentGuest(stream, watch)
         guest.wait_ready(started + limit_s - time.monotonic())
@@ -77,9 +79,10 @@ def booted(
 class _Watch:
     """Raises GuestLostError as soon as waiting for the guest makes no sense any more."""
 
-    def __init__(self, held: Held, log: Path) -> None:
+    def __init__(self, held: Held, log: Path, cancelled: Callable[[], bool]) -> None:
         self._held = held
         self._log = log
+        self._cancelled = cancelled
         self._seen = 0
         self._text = ""
         self._next = 0.0
@@ -89,6 +92,8 @@ class _Watch:
         if now < self._next:
             return
         self._next = now + 0.25
+        if self._cancelled():
+            raise GuestLostError("interrupted", reason="infra")
         ending = self._held.ended()
         self._read_console()
         trouble = console.find_trouble(self._text)
