@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The verifier refuses it everywhere: a map's value is read without asking whether it is there. */
+/* The verifier refuses it everywhere: a map's value is read without asking whether it is there.
+ * Of a hash: newer kernels know that an array has the value of a constant key.
+ */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u64);
