@@ -66,7 +66,7 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
     bench = Bench(
         request=request, cache=cache, backend=backend, root=root,
         qemu_version=baseroot.check(root),
-        guest_archive=baseroot.guest_archive(root, cache, say),
+        guest_archive=baseroot.guest_archive(root, cache, say, full=_with_traffic(request, built)),
         objcheck=build.objcheck(cache, say), built=built,
         lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
     )  # fmt: skip
@@ -79,6 +79,11 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
         checks=(built.compile,),
         cells=tuple(cells),
     )
+
+
+def _with_traffic(request: Request, built: Built) -> bool:
+    """Whether a check will need the DNS server and its clients in the guest."""
+    return built.subject.loader is not None and any(c.needs_loader for c in request.checks)
 
 
 def estimate_s(request: Request, jobs: int) -> float:
