@@ -18,7 +18,7 @@ from harness.btf.relo import Outcome, Plan, Status
 
 # libbpf formats a path into 256 bytes; prefixes of this length are whole in any release.
 _COMPARED_CHARS: Final = 200
-_LINE: Final = re.compile(r"libbpf: prog '([^']*)': relo #(\d+): (.*)$")
+_LINE: Final = re.compile(r"libbpf: prog '([^']*)': relo #(\d+): (.*)$", re.MULTILINE)
 _PATCHED: Final = re.compile(r"patched insn #\d+ \(([^)]*)\) (imm|off|imm64|mem_sz) \d+ -> (\d+)")
 _MATCHING: Final = re.compile(r"matching candidate #\d+ (<.*)$")
 
@@ -115,6 +115,11 @@ def parse_log(text: str) -> tuple[LoggedRelocation, ...]:
         if not starts:
             rows[-1].read(rest)
     return tuple(row.done() for row in rows)
+
+
+def reached_relocations(text: str) -> bool:
+    """Whether libbpf got as far as CO-RE: maps and externs come first, and may end the load."""
+    return " CO-RE relocations" in text or _LINE.search(text) is not None
 
 
 def compare_log(plan: Plan, outcome: Outcome, text: str) -> tuple[Difference, ...]:
