@@ -312,19 +312,21 @@ def bench_task(
     kernel: str = "6.1",
     kernels: str = "",
     object: str = "",
-    rounds: int = 5,
+    rounds: str = "5",
 ) -> None:
     """Measure ourselves against others, interleaved, as ratios."""
     cache = Cache.default()
     with Progress() as emit:
         if action == "boot":
-            text, verdict = launch.bench_boot(kernel, rounds, cache, emit)
+            text, verdict = launch.bench_boot(kernel, _number("rounds", rounds), cache, emit)
         elif action == "resolve":
             subject = job.subject_source(object, "")(cache, inventory.noting(emit))
             types = static.bring_together(
                 (static.KERNELS,), (), cache, emit, kernels=kernels, arch="x86_64"
             )
-            found = bench_resolve.measure(subject.subject.object, types, rounds=rounds)
+            found = bench_resolve.measure(
+                subject.subject.object, types, rounds=_number("rounds", rounds)
+            )
             text, verdict = bench_resolve.render(found), Verdict.PASS
         else:
             raise UsageError(f"unknown action '{action}'", hint="there is boot, resolve")
