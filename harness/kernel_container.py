@@ -124,8 +124,9 @@ def _wait_for_end(client: docker.DockerClient, identity: str) -> str:
         logger.debug("waiting for container %s: %s", identity, error)
         return _NO_ANSWER
     killed = " (out of memory)" if state.get("OOMKilled") else ""
-    how = f"killed by signal {status - 128}" if status > 128 else f"status {status}"
-    return f"QEMU ended with {how}{killed}{': ' + said if said else ''}"
+    signalled = f"was killed by signal {status - 128}"
+    how = signalled if status > 128 else f"ended with status {status}"
+    return f"QEMU {how}{killed}{': ' + said if said else ''}"
 
 
 def engine() -> docker.DockerClient | None:

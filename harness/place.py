@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -109,13 +108,9 @@ def _start_time(pid: int) -> str:
 
 
 def _ending(status: int, errors: Path) -> str:
-    how = (
-        f"killed by signal {-status} ({signal.Signals(-status).name})"
-        if status < 0
-        else f"status {status}"
-    )
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     try:
         said = errors.read_text(errors="replace").strip()[-400:]
     except OSError:
         said = ""
-    return f"QEMU ended with {how}{': ' + said if said else ''}"
+    return f"QEMU {how}{': ' + said if said else ''}"
