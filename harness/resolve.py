@@ -46,7 +46,9 @@ from harness.errors import HarnessError
 logger = logging.getLogger(__name__)
 
 JSON_VERSION: Final = 1
-_COLD_PER_WORKER: Final = 6  # a worker process pays off from this many BTFs without index
+# A worker process pays off from this much to do, in columns; an index to build counts for more.
+_TODO_PER_WORKER: Final = 24
+_TODO_PER_INDEX: Final = 4
 _SHOWN_KERNELS: Final = 4
 
 REMEDIES: Final = {
@@ -112,8 +114,8 @@ def resolve_many(
     if executor is not None:
         columns = _spread(executor, objects, files, cache_dir, chosen)
     else:
-        cold = sum(not store.knows(one.btf) for one in files)
-        workers = min(os.cpu_count() or 1, cold // _COLD_PER_WORKER)
+        todo = _Bench(objects, cache_dir, chosen).todo(files)
+        workers = min(os.cpu_count() or 1, len(files), todo // _TODO_PER_WORKER)
         if workers > 1:
             with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
                 columns = _spread(pool, objects, files, cache_dir, chosen)
@@ -164,6 +166,21 @@ class _Bench:
             failed = Column(kernel=kernel.name, failure=str(error), cells=(), verdict=None)
             return (*found, *(failed,) * (len(self._objects) - len(found)))
         return tuple(found)
+
+    def todo(self, kernels: Sequence[KernelFile]) -> int:
+        """Roughly how much is not in the cache, in columns."""
+        work = 0
+        for kernel in kernels:
+            missing = sum(not self._has(path, kernel) for path in self._objects)
+            if missing:
+                work += missing + (0 if self._store.knows(kernel.btf) else _TODO_PER_INDEX)
+        return work
+
+    def _has(self, path: Path, kernel: KernelFile) -> bool:
+        try:
+            return self._store.has(self._key(path, kernel))
+        except BtfError:
+            return True  # it fails fast
 
     def _key(self, path: Path, kernel: KernelFile) -> str:
         """Everything that a column depends on; an unreadable object has its own."""

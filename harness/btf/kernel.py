@@ -131,8 +131,12 @@ class ExternOutcome:
     reason: str
 
 
-def resolve_extern(extern: Extern, local: Btf, kernel: KernelView, rules: Rules) -> ExternOutcome:
-    """As libbpf's bpf_object__resolve_externs."""
+def resolve_extern(
+    extern: Extern, local: Btf | None, kernel: KernelView, rules: Rules
+) -> ExternOutcome:
+    """As libbpf's bpf_object__resolve_externs; `local` is the object's BTF."""
+    if extern.kind is ExternKind.UNKNOWN or local is None:
+        return _outcome(extern, "error", reason="is not described by the object's BTF")
     if extern.kind is ExternKind.KCONFIG:
         return _kconfig(extern, local, kernel)
     if extern.kind is ExternKind.KSYM:
@@ -141,8 +145,6 @@ def resolve_extern(extern: Extern, local: Btf, kernel: KernelView, rules: Rules)
         if extern.name in kernel.symbols:
             return _outcome(extern, "resolved")
         return _missing(extern, "is no kernel symbol")
-    if extern.kind is ExternKind.UNKNOWN:
-        return _outcome(extern, "error", reason="the object's BTF does not describe it")
     kfunc = extern.kind is ExternKind.KFUNC
     name = extern.name
     if kfunc and rules.kfunc_flavours:

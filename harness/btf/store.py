@@ -40,6 +40,7 @@ class IndexStore:
 
     def __init__(self, directory: Path) -> None:
         self._root = directory / f"btf-index-v{VERSION}-{sys.byteorder}"
+        self._digests: dict[Path, str] = {}  # of files that must not change while a store lives
 
     def open(self, path: Path) -> Btf:
         """The BTF in a file (raw or ELF), with its index from the store or put there."""
@@ -80,7 +81,9 @@ class IndexStore:
     def digest(self, path: Path) -> str:
         """sha256 of a file's contents, remembered while the file is not touched."""
         try:
-            return self._digest(path, None)
+            if path not in self._digests:
+                self._digests[path] = self._digest(path, None)
+            return self._digests[path]
         except OSError as error:
             raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
 
@@ -105,6 +108,10 @@ class IndexStore:
             return (self._root / "results" / key[:2] / key).read_text()
         except (OSError, ValueError):
             return None
+
+    def has(self, key: str) -> bool:
+        """Whether a text is kept under a key."""
+        return (self._root / "results" / key[:2] / key).exists()
 
     def keep(self, key: str, text: str) -> None:
         """Keep a text; a cache that cannot be written is not an error."""

@@ -102,6 +102,7 @@ class Judge:
             one.name: references(obj, one) for graph in self._graphs.values() for one in graph
         }
         self._optional = frozenset(one.name for one in obj.entry_programs() if not plan.loads(one))
+        self._refused_at_open = refused_at_open(obj)
         self._sites: dict[str, list[Site]] = {}
         for site in plan.sites:
             self._sites.setdefault(site.program.name, []).append(site)
@@ -113,10 +114,8 @@ class Judge:
     def judge(self, kernel: KernelView, outcome: Outcome) -> ObjectVerdict:
         """The verdicts on a kernel; `outcome` is the plan resolved against its BTF."""
         local = self._object.btf
-        resolved = (
-            tuple(resolve_extern(one, local, kernel, self._plan.rules) for one in self._externs)
-            if local is not None
-            else ()
+        resolved = tuple(
+            resolve_extern(one, local, kernel, self._plan.rules) for one in self._externs
         )
         types = absent_map_types(kernel)
         missing_maps = tuple(one.name for one in self._maps if one.type in types)
@@ -153,7 +152,9 @@ class Judge:
         )
 
     def _object_error(self, outcome: Outcome, resolved: Sequence[ExternOutcome]) -> str:
-        """libbpf resolves externs first, then relocations; either fails the whole object."""
+        """libbpf opens, resolves externs, then relocations; each fails the whole object."""
+        if self._refused_at_open:
+            return self._refused_at_open
         for extern in resolved:
             if extern.status == "error":
                 return f"extern '{extern.name}' {extern.reason}"
@@ -331,6 +332,16 @@ def _check_target(
         and not kernel.btf.find(f"btf_trace_{target}", Kind.TYPEDEF)
     ):
         doubts.append((Cause.ATTACH, f"no tracepoint '{target}' in the kernel's BTF"))
+
+
+def refused_at_open(obj: BpfObject) -> str:
+    """Why libbpf 1.x would not even open an object that can be read; "" if it would."""
+    if obj.elf.section("maps") is not None:
+        return "legacy map definitions in section 'maps'"
+    for program in obj.entry_programs():
+        if program.local:
+            return f"program '{program.name}' is static"
+    return ""
 
 
 def find_attach_id(kernel: KernelView, module: str, name: str, kind: Kind) -> int:

@@ -134,6 +134,18 @@ def test_a_missing_fentry_target_fails(compile_bpf: Compile) -> None:
     assert (found.verdict, found.cause) == (Verdict.FAIL, Cause.ATTACH)
 
 
+def test_an_object_without_btf_still_gets_a_verdict(compile_bpf: Compile) -> None:
+    """Old objects have no BTF: nothing to relocate, and libbpf refuses their externs."""
+    plan = Plan(BpfObject.from_file(compile_bpf("plain.bpf.c", "-g0")))
+    view = KernelView(name="k", btf=_kernel())
+
+    judged = Judge(plan).judge(view, plan.resolve(view.btf))
+
+    assert plan.obj.btf is None
+    assert judged.verdict is Verdict.FAIL
+    assert "extern" in judged.error
+
+
 def test_config_and_release_are_read() -> None:
     """Both decide kconfig externs."""
     config = parse_config('CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="x=y"\n')
