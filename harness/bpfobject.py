@@ -37,6 +37,7 @@ from harness.btf.kinds import relocation_name
 from harness.btf.match import Refusal
 from harness.btf.sections import attach_target, section_kind
 from harness.btf.spec import parse
+from harness.btf.stack import stack_bytes
 
 JSON_VERSION: Final = 1
 _ATOMIC_MODE: Final = 0xC0
@@ -55,6 +56,7 @@ class ProgramFacts:
     attach_type: str
     target: str  # `udp_sendmsg` of `kprobe/udp_sendmsg`, "" when the section names none
     insns: int  # its own, without subprograms
+    stack: int  # bytes, likewise
     autoload: bool
     relocations: int  # CO-RE relocations in its own instructions
     helpers: tuple[str, ...]
@@ -66,6 +68,7 @@ class SubprogramFacts:
 
     name: str
     insns: int
+    stack: int  # bytes
     static: bool
     relocations: int
 
@@ -132,6 +135,7 @@ def facts(obj: BpfObject) -> ObjectFacts:
             SubprogramFacts(
                 name=program.name,
                 insns=len(program.insns),
+                stack=stack_bytes(program.insns),
                 static=program.local,
                 relocations=sum(one.program == program.name for one in relocations),
             )
@@ -158,7 +162,7 @@ def render_text(one: ObjectFacts) -> str:
         f"{one.path}: {one.byte_order}-endian, license {one.license or 'none'}",
         _section(
             "programs",
-            ("name", "section", "type", "target", "insns", "relocations", "autoload"),
+            ("name", "section", "type", "target", "insns", "stack", "relocations", "autoload"),
             [
                 (
                     p.name,
@@ -166,6 +170,7 @@ def render_text(one: ObjectFacts) -> str:
                     p.type or "unknown",
                     p.target,
                     p.insns,
+                    p.stack,
                     p.relocations,
                     "yes" if p.autoload else "no",
                 )
@@ -174,9 +179,9 @@ def render_text(one: ObjectFacts) -> str:
         ),
         _section(
             "subprograms",
-            ("name", "insns", "relocations", "static"),
+            ("name", "insns", "stack", "relocations", "static"),
             [
-                (s.name, s.insns, s.relocations, "yes" if s.static else "no")
+                (s.name, s.insns, s.stack, s.relocations, "yes" if s.static else "no")
                 for s in one.subprograms
             ],
         ),
@@ -247,6 +252,7 @@ def _program(
         attach_type=definition.attach_type if definition else "",
         target=attach_target(program.section_name),
         insns=len(program.insns),
+        stack=stack_bytes(program.insns),
         autoload=program.autoload,
         relocations=sum(one.program == program.name for one in relocations),
         helpers=tuple(helper(number).name for number in _helpers(program)),
