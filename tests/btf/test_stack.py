@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-
 from harness.btf.insn import Insn
 from harness.btf.stack import stack_bytes
 
