@@ -33,10 +33,12 @@ CLASSES = (
 EVERYTHING = {"sample_n": 1, "rate_limit": 0}
 _TIMEOUT_S = 120.0
 _GUEST_DIR = "/tmp/observed"
-# $1: a directory; $2: the observer's command, quoted; the rest: the command to run meanwhile.
-# The pipe tells of "ready" without polling. Whatever happens, the observer is told to end.
+_GRACE_S = 30  # from SIGTERM to SIGKILL; detaching takes 0.1 s on an idle machine
+# $1: a directory; $2: seconds of grace; $3: the observer's command, quoted; the rest: the command
+# to run meanwhile. The pipe tells of "ready" without polling. Whatever happens, the observer is
+# told to end.
 _SCRIPT = r"""
-d=$1 observer=$2; shift 2
+d=$1 grace=$2 observer=$3; shift 3
 rm -rf "$d"; mkdir "$d"; mkfifo "$d/pipe" || exit 3
 sh -c "exec $observer" >"$d/pipe" 2>"$d/observer.err" &
 pid=$!
@@ -51,7 +53,7 @@ case $line in
 	echo $? >"$d/command.status" ;;
 esac
 kill -TERM $pid 2>/dev/null
-sh -c 'sleep 30; kill -KILL $1 2>/dev/null' dog $pid >/dev/null 2>&1 3<&- &
+sh -c 'sleep $2; kill -KILL $1 2>/dev/null' dog $pid "$grace" >/dev/null 2>&1 3<&- &
 dog=$!
 wait $pid
 echo $? >"$d/observer.status"
@@ -149,9 +151,10 @@ def observe(
     for word in words:
         argv += ["--set", word]
     answer = context.guest.run(
-        ["/bin/sh", "-c", _SCRIPT, "observe", _GUEST_DIR, shlex.join(argv), *command],
+        ["/bin/sh", "-c", _SCRIPT, "observe", _GUEST_DIR, str(_GRACE_S), shlex.join(argv),
+         *command],
         timeout_s=timeout_s,
-    )
+    )  # fmt: skip
     if answer.status != 0:
         raise HarnessError(
             f"the guest could not run the observer: status {answer.status}, "
