@@ -22,6 +22,7 @@ from harness import (
     baseroot,
     build,
     cell,
+    coreaccess,
     kernel_container,
     prediction,
     process,
@@ -70,15 +71,28 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
         objcheck=build.objcheck(cache, say), built=built,
         lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
     )  # fmt: skip
-    cells = _all_cells(bench, _gathered(bench))
+    # The audit follows every path of every program in Python: it does so beside the guests.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as aside:
+        audited = aside.submit(_audited, built)
+        cells = _all_cells(bench, _gathered(bench))
     first = next((done.boot for done in cells if done.boot), None)
     return Run(
         schema=results.SCHEMA,
         run=_facts(request, backend, began, time.monotonic() - started, first),
         subject=_subject_facts(built),
-        checks=(built.compile,),
+        checks=(built.compile, audited.result()),
         cells=tuple(cells),
     )
+
+
+def _audited(built: Built) -> CheckResult:
+    try:
+        return coreaccess.check(built.subject)
+    except HarnessError as error:
+        return CheckResult(
+            check=coreaccess.NAME, verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
+            summary=error.message, remedy=error.hint,
+        )  # fmt: skip
 
 
 def _with_traffic(request: Request, built: Built) -> bool:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `core-access` check: is every read of kernel memory at a relocated offset?"""
+
+from __future__ import annotations
+
+import time
+
+from harness.btf import BpfObject
+from harness.btf.access import Finding, audit
+from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.subject import Subject
+
+NAME = "core-access"
+
+
+def check(subject: Subject) -> CheckResult:
+    """Asked once for the object; a fixed offset into a kernel struct is a finding with its line.
+
+    Raises BtfError for an object that cannot be read.
+    """
+    started = time.monotonic()
+    obj = BpfObject.from_file(subject.object)
+    findings = audit(obj)
+    certain = [finding for finding in findings if finding.certain]
+    doubtful = [finding for finding in findings if not finding.certain]
+    figures = (
+        Figure(name="fixed offsets", value=float(len(certain)), unit="1", limit=0.0),
+        Figure(name="relocations", value=float(len(obj.ext.relocations)), unit="1"),
+    )
+    evidence = tuple(
+        Evidence(title=title, text="\n".join(_line(finding) for finding in found))
+        for title, found in (("fixed offsets", certain), ("perhaps an array element", doubtful))
+        if found
+    )
+    duration_s = time.monotonic() - started
+    if certain:
+        return CheckResult(
+            check=NAME, verdict=Verdict.FAIL, cause=Cause.CORE_RELOCATION,
+            summary=f"{len(certain)} reads of kernel memory at a fixed offset: {_line(certain[0])}",
+            remedy="read it with BPF_CORE_READ(), or give the struct "
+            "__attribute__((preserve_access_index))",
+            figures=figures, evidence=evidence, duration_s=duration_s,
+        )  # fmt: skip
+    return CheckResult(
+        check=NAME, verdict=Verdict.PASS, figures=figures, evidence=evidence,
+        summary=f"{len(doubtful)} reads may be of array elements" if doubtful else "",
+        duration_s=duration_s,
+    )  # fmt: skip
+
+
+def _line(finding: Finding) -> str:
+    place = f"{finding.file}:{finding.line}" if finding.file else "no line information"
+    text = f"  {finding.text.strip()}" if finding.text else ""
+    return f"{finding.program}+{finding.insn}: {finding.how} at {finding.offset}  {place}{text}"
