@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for a guest ends as soon as waiting is in vain. A shell script stands in for QEMU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import vm
+from harness.errors import HarnessError
+from harness.guest import GuestLostError
+from harness.place import Local
+from harness.qemu import Machine
+
+_PANIC = "[    1.0] Kernel panic - not syncing: Attempted to kill init!"
+
+
+def _boot(
+    run_dir: Path,
+    script: str,
+    *,
+    timeout_s: float = 60.0,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> GuestLostError:
+    """How a guest was lost whose QEMU is `script`, with the console as its first word."""
+    where = Local(prefix=("sh", "-c", script, str(run_dir / "console.log")))
+    with (
+        pytest.raises(GuestLostError) as caught,
+        vm.booted(
+            Machine(), vmlinuz=run_dir / "vmlinuz", initrd=run_dir / "initrd", where=where,
+            run_dir=run_dir, boot_timeout_s=timeout_s, cancelled=cancelled,
+        ),
+    ):  # fmt: skip
+        pytest.fail("it booted")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (_PANIC, "panic"),
+        ("Kernel panic - not syncing: Out of memory: system-wide panic_on_oom", "out-of-memory"),
+        ("watchdog: BUG: soft lockup - CPU#1 stuck for 26s!", "soft-lockup"),
+        ("rcu: INFO: rcu_sched self-detected stall on CPU", "rcu-stall"),
+    ],
+    ids=["panic", "memory", "lockup", "stall"],
+)
+def test_the_console_decides_while_qemu_still_runs(tmp_path: Path, line: str, reason: str) -> None:
+    """Seconds after the line, not at the boot's deadline."""
+    started = time.monotonic()
+
+    lost = _boot(tmp_path, f"echo '{line}' >\"$0\"; sleep 600")
+
+    assert lost.reason == reason
+    assert time.monotonic() - started < 20
+
+
+def test_a_panic_goes_before_the_end_of_qemu(tmp_path: Path) -> None:
+    """With panic=-1 QEMU ends at once: that end is the panic's."""
+    lost = _boot(tmp_path, f"echo '{_PANIC}' >\"$0\"; exit 0")
+
+    assert lost.reason == "panic"
+    assert "Attempted to kill init!" in lost.message
+
+
+def test_a_line_written_in_pieces_is_still_read(tmp_path: Path) -> None:
+    script = (
+        "printf 'Kernel pan' >\"$0\"; sleep 1; printf 'ic - not syncing: x\\n' >>\"$0\"; sleep 600"
+    )
+
+    assert _boot(tmp_path, script).reason == "panic"
+
+
+def test_a_qemu_that_does_not_start_says_why(tmp_path: Path) -> None:
+    lost = _boot(tmp_path, "echo 'qemu: no such accelerator' >&2; exit 1")
+
+    assert "status 1: qemu: no such accelerator" in lost.message
+    assert lost.reason == "guest-lost"
+
+
+def test_a_qemu_killed_by_a_signal_says_which(tmp_path: Path) -> None:
+    assert "killed by signal 9" in _boot(tmp_path, "kill -KILL $$").message
+
+
+def test_a_qemu_that_never_opens_the_channel_ends_at_the_deadline(tmp_path: Path) -> None:
+    """That is our own trouble, not the kernel's."""
+    assert _boot(tmp_path, "exec sleep 600", timeout_s=1.0).reason == "infra"
+
+
+def test_an_interrupt_is_heard_within_the_wait(tmp_path: Path) -> None:
+    started = time.monotonic()
+
+    lost = _boot(tmp_path, "exec sleep 600", cancelled=lambda: time.monotonic() > started + 0.5)
+
+    assert (lost.message, lost.reason) == ("interrupted", "infra")
+    assert time.monotonic() - started < 20
+
+
+def test_a_console_that_floods_ends_the_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that prints without end would fill the disk."""
+    monkeypatch.setattr(vm, "_CONSOLE_LIMIT", 1 << 20)
+
+    lost = _boot(tmp_path, 'head -c 2M /dev/zero >"$0"; sleep 600')
+
+    assert lost.reason == "console-flood"
+
+
+def test_a_directory_too_deep_for_a_socket_is_named(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    where = Local(prefix=("false",))
+
+    with (
+        pytest.raises(HarnessError, match="too long for a Unix socket") as caught,
+        vm.booted(Machine(), vmlinuz=deep, initrd=deep, where=where, run_dir=deep),
+    ):
+        pytest.fail("it booted")
+
+    assert "KERNEL_MATRIX_CACHE" in caught.value.hint
