@@ -10,12 +10,13 @@
 Pure: nothing here starts a process or needs privileges. Bad input raises `BtfError`.
 """
 
-from harness.btf.btf import Btf, Enumerator, Member, Parameter, SectionVariable, Type
+from harness.btf.btf import Btf
 from harness.btf.errors import BtfError
 from harness.btf.ext import BtfExt, FuncInfo, LineInfo, RelocationRecord
 from harness.btf.kinds import Kind, RelocationKind
 from harness.btf.object import BpfObject, Program
 from harness.btf.relo import Outcome, Plan, Resolution, Site, Status, resolve
+from harness.btf.types import Enumerator, Member, Parameter, SectionVariable, Type
 from harness.btf.values import LATEST, Rules
 
 __all__ = [

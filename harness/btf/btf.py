@@ -14,13 +14,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from harness.btf.blob import RECORD_WORDS, ByteOrder, Header, walk
 from harness.btf.errors import BtfError
-from harness.btf.index import NameIndex, essential_name
+from harness.btf.index import FunctionIndex, NameIndex, essential_name
 from harness.btf.kinds import (
     INT_SIGNED,
     KIND_MASK,
@@ -28,6 +27,14 @@ from harness.btf.kinds import (
     VLEN_MASK,
     Kind,
     kind_name,
+)
+from harness.btf.types import (
+    Enumerator,
+    Member,
+    MemberTable,
+    Parameter,
+    SectionVariable,
+    Type,
 )
 
 _MODIFIERS: Final = frozenset(
@@ -56,66 +63,11 @@ _LONG_NAMES: Final = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """A member of a struct or union."""
-
-    name: str  # empty when anonymous
-    type_id: int
-    bit_offset: int
-    bitfield_bits: int  # 0: not a bitfield
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Enumerator:
-    """One name of an enum, with its value (signed if the enum is)."""
-
-    name: str
-    value: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parameter:
-    """A parameter of a function prototype; type id 0 at the end means variadic."""
-
-    name: str
-    type_id: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SectionVariable:
-    """A variable of a data section: where it lies in it."""
-
-    type_id: int
-    offset: int  # bytes
-    size: int  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class MemberTable:
-    """Where the members of a composite are by name; structs with the same names share one."""
-
-    positions: dict[bytes, int]  # the first of that name
-    anonymous: tuple[int, ...]  # positions of members without a name
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Type:
-    """One type record, decoded for people; `size` or `type_id` is 0 where the kind has none."""
-
-    id: int
-    kind: Kind
-    name: str
-    vlen: int
-    kflag: bool
-    size: int  # bytes
-    type_id: int
-
-
 class Btf:
     """A parsed BTF blob. Immutable once built; safe to share between threads."""
 
     __slots__ = (
+        "_functions",
         "_names",
         "_pointer_size",
         "_strings",
@@ -157,6 +109,7 @@ class Btf:
         self.first_own_id = first_own_id
         self.source = source
         self._names: NameIndex | None = None
+        self._functions: FunctionIndex | None = None
         self._pointer_size = 0
         self._tables: dict[int, MemberTable] = {}
         self._tables_by_names: dict[bytes, MemberTable] = {}
@@ -511,20 +464,35 @@ class Btf:
     def names(self, index: NameIndex) -> None:
         self._names = index
 
+    @property
+    def functions(self) -> FunctionIndex:
+        """Functions by name, built on first use."""
+        if self._functions is None:
+            self._functions = FunctionIndex(self.words, self.offsets, *self.string_view)
+        return self._functions
+
     def ids_named(self, name: bytes | str, kind: Kind | None = None) -> list[int]:
         """Ids of all types of exactly this name (and kind), ascending; base's included."""
         wanted = name.encode() if isinstance(name, str) else name
-        return [
+        functions = self.functions.ids(wanted) if kind in (None, Kind.FUNC) else []
+        if kind is Kind.FUNC:
+            return functions
+        others = [
             type_id
-            for type_id in self.ids_of_essential(essential_name(wanted))
+            for type_id in self.names.candidates(essential_name(wanted))
             if self.name_bytes(type_id) == wanted and (kind is None or self.kind(type_id) == kind)
         ]
+        return sorted(others + functions)
 
-    def ids_of_essential(self, essential: bytes) -> list[int]:
-        """Ids of all types whose name without its flavour (`___x`) is this, ascending."""
+    def ids_of_essential(self, essential: bytes, *, functions: bool = False) -> list[int]:
+        """Ids of all types whose name without its flavour (`___x`) is this, ascending.
+
+        Functions are searched instead where they are meant: nobody relocates against them.
+        """
+        candidates = self.functions.every() if functions else self.names.candidates(essential)
         return [
             type_id
-            for type_id in self.names.candidates(essential)
+            for type_id in candidates
             if essential_name(self.name_bytes(type_id)) == essential
         ]
 

@@ -7,12 +7,12 @@ index answers with a superset: who asks compares the names.
 
 from __future__ import annotations
 
-import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
 from zlib import crc32
+
+from harness.btf.kinds import KIND_MASK, KIND_SHIFT, Kind
 
 
 def essential_name(name: bytes) -> bytes:
@@ -29,7 +29,10 @@ def essential_name(name: bytes) -> bytes:
 
 
 class NameIndex:
-    """Sorted CRCs of essential names and, beside them, the type ids; ids ascend within a CRC."""
+    """Sorted CRCs of essential names and, beside them, the type ids; ids ascend within a CRC.
+
+    Functions are left out: they are most of a kernel's names, and few of them are ever asked for.
+    """
 
     __slots__ = ("hashes", "ids")
 
@@ -42,29 +45,23 @@ class NameIndex:
         cls, words: array[int], offsets: array[int], strings: bytes, start: int, end: int
     ) -> NameIndex:
         """Index every named type. `offsets[0]` is void's; strings are `strings[start:end]`."""
-        # C loops only (split, map, zip): a kernel has a few hundred thousand names.
-        texts = strings[start : end - 1].split(b"\0")
-        keys = list(map(crc32, texts))
-        places = list(accumulate(map(len, texts), _next_place, initial=0))
-        by_place: dict[int, int | None] = dict(zip(places, keys, strict=False))
-        for place in _flavoured(strings, start, end):
-            by_place[place - start] = _key(strings, place, end)
-        by_place[0] = None  # the empty name
-        name_offs = list(map(words.__getitem__, offsets))
-        found = list(map(by_place.get, name_offs))
-        if found.count(None) > name_offs.count(0):
-            # Some names start inside other strings (shared suffixes).
-            for type_id, name_off in enumerate(name_offs):
-                if found[type_id] is None and name_off:
-                    found[type_id] = _key(strings, start + name_off, end)
-        pairs = [key << 32 | type_id for type_id, key in enumerate(found) if key is not None]
+        pairs: list[int] = []
+        append = pairs.append
+        known: dict[int, int] = {}
+        for type_id, at in enumerate(offsets):
+            name_off = words[at]
+            if not name_off or words[at + 1] >> KIND_SHIFT & KIND_MASK == Kind.FUNC.value:
+                continue
+            key = known.get(name_off)
+            if key is None:
+                key = known[name_off] = _key(strings, start + name_off, end)
+            if key >= 0:
+                append(key << 32 | type_id)
         pairs.sort()
-        both = array("Q", pairs)
-        if sys.byteorder != "little":
-            both.byteswap()
-        halves = memoryview(both.tobytes()).cast("I")
-        ids, hashes = array("I", halves[::2].tobytes()), array("I", halves[1::2].tobytes())
-        return cls(hashes, ids)
+        return cls(
+            array("I", [pair >> 32 for pair in pairs]),
+            array("I", [pair & 0xFFFFFFFF for pair in pairs]),
+        )
 
     def candidates(self, essential: bytes) -> list[int]:
         """Ids whose name may have this essential part, ascending."""
@@ -78,23 +75,43 @@ class NameIndex:
         return found
 
 
-def _next_place(place: int, length: int) -> int:
-    return place + length + 1
+class FunctionIndex:
+    """Functions by exact name: searched in the strings, so that no table of them is built."""
+
+    __slots__ = ("_by_place", "_end", "_found", "_start", "_strings")
+
+    def __init__(
+        self, words: array[int], offsets: array[int], strings: bytes, start: int, end: int
+    ) -> None:
+        self._strings, self._start, self._end = strings, start, end
+        self._found: dict[bytes, list[int]] = {}
+        self._by_place: dict[int, list[int]] = {}
+        for type_id, at in enumerate(offsets):
+            if words[at + 1] >> KIND_SHIFT & KIND_MASK == Kind.FUNC.value:
+                self._by_place.setdefault(words[at], []).append(type_id)
+
+    def ids(self, name: bytes) -> list[int]:
+        """Ids of the functions of this name, ascending."""
+        if name not in self._found:
+            found: list[int] = []
+            wanted = name + b"\0"
+            at = self._strings.find(wanted, self._start, self._end) if name else -1
+            while at >= 0:  # a name may start inside a longer string
+                found += self._by_place.get(at - self._start, ())
+                at = self._strings.find(wanted, at + 1, self._end)
+            self._found[name] = sorted(found)
+        return self._found[name]
+
+    def every(self) -> list[int]:
+        """Ids of all functions, ascending."""
+        return sorted(type_id for ids in self._by_place.values() for type_id in ids)
 
 
-def _flavoured(strings: bytes, start: int, end: int) -> set[int]:
-    """Places (in `strings`) of all strings that hold `___`."""
-    places = set()
-    at = strings.find(b"___", start, end)
-    while at >= 0:
-        places.add(strings.rfind(b"\0", start, at) + 1)
-        at = strings.find(b"___", strings.index(0, at, end), end)
-    return places
-
-
-def _key(strings: bytes, begin: int, end: int) -> int | None:
-    """Key of the name that starts at `begin`, None for the empty and the impossible."""
+def _key(strings: bytes, begin: int, end: int) -> int:
+    """Key of the name that starts at `begin`, -1 for the empty and the impossible."""
     if begin >= end:
-        return None
+        return -1
     text = strings[begin : strings.index(0, begin, end)]
-    return crc32(essential_name(text)) if text else None
+    if not text:
+        return -1
+    return crc32(essential_name(text) if b"___" in text else text)

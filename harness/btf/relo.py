@@ -20,7 +20,7 @@ from harness.btf.errors import BtfError
 from harness.btf.ext import RelocationRecord
 from harness.btf.index import essential_name
 from harness.btf.insn import INSN_LEN, Insn
-from harness.btf.kinds import RelocationKind, kind_name
+from harness.btf.kinds import Kind, RelocationKind, kind_name
 from harness.btf.match import Refusal, kinds_compatible
 from harness.btf.object import BpfObject, Program
 from harness.btf.refs import call_graph
@@ -306,15 +306,16 @@ class _Run:
             assert local is not None
             essential = essential_name(local.name_bytes(type_id))
             kind = local.kind(type_id)
+            functions = kind == Kind.FUNC
             found = [
                 (self._target, candidate)
-                for candidate in self._target.ids_of_essential(essential)
+                for candidate in self._target.ids_of_essential(essential, functions=functions)
                 if kinds_compatible(kind, self._target.kind(candidate))
             ]
             for module in () if found else self._modules:
                 found += [
                     (module, candidate)
-                    for candidate in module.ids_of_essential(essential)
+                    for candidate in module.ids_of_essential(essential, functions=functions)
                     if candidate >= module.first_own_id
                     and kinds_compatible(kind, module.kind(candidate))
                 ]

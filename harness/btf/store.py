@@ -29,7 +29,7 @@ from harness.btf.index import NameIndex
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1  # of the layout; another version is another directory
+VERSION: Final = 2  # of the layout; another version is another directory
 _MAGIC: Final = b"BTFINDEX"
 _HEADER: Final = struct.Struct("<8sII4I")  # magic, version, byte order, checksum, counts
 _DIGEST_LEN: Final = 32
