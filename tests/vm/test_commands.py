@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from harness import cli, results
+from harness import cli, paths, results
 from harness.build import Built
 from harness.cache import Cache
 from harness.results import Verdict
@@ -17,6 +18,17 @@ from harness.supply import KernelFiles
 from tests.vm.matrix import leftovers
 
 pytestmark = pytest.mark.vm
+
+_NOWHERE_TO_BE_HAD = """\
+series = "4.99"
+tier = "edge"
+archs = ["x86_64"]
+
+[[source]]
+kind = "snapshot"
+timestamp = "20220201T000000Z"
+suites = ["sid"]
+"""
 
 Type = Callable[[Sequence[object]], tuple[int, str, str]]  # status, stdout, stderr
 
@@ -106,6 +118,28 @@ def test_a_run_s_report_is_redrawn_from_its_results(
     assert oldest.name in out
     assert "reports/latest/report.md" in said
     assert (latest / "report.md").read_bytes() == drawn
+
+
+def test_a_kernel_that_cannot_be_had_is_said_and_the_others_are_judged(
+    typed: Type, oldest: KernelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 0: what could be asked holds; with --strict, or when nothing else ran, 3."""
+    shutil.copytree(paths.catalogue_dir(), tmp_path / "kernels")
+    (tmp_path / "kernels" / "4.99.toml").write_text(_NOWHERE_TO_BE_HAD)
+    monkeypatch.setenv("KERNEL_MATRIX_SNAPSHOT_MIRROR", "http://127.0.0.1:9")
+    words = ["kernel-matrix", "--checks", "splat", "--backend", "local", "--out"]
+
+    status, out, _ = typed([*words, "both", "--kernels", f"{oldest.name},4.99-newest"])
+    strict, _, _ = typed([*words, "one", "--kernels", "4.99-newest", "--strict"])
+
+    assert (status, strict) == (0, 3)
+    assert "unavailable" in out
+    cells = results.read(tmp_path / "both" / "results.json").cells
+    found = {cell.kernel.name: cell for cell in cells}
+    assert found[oldest.name].verdict is Verdict.PASS
+    assert found["4.99-newest"].verdict is Verdict.UNAVAILABLE
+    assert found["4.99-newest"].deciding is not None
+    assert "127.0.0.1:9" in found["4.99-newest"].deciding.summary
 
 
 def test_a_kernel_that_someone_built_is_booted(
