@@ -80,7 +80,7 @@ def _ask(context: Context) -> CheckResult:
          context.loader, *classes],
         name="corpus", options=("--payload",),
     )  # fmt: skip
-    if seen.ready is None:
+    if not seen.lived:
         return observer.failed(CHECK.name, seen)
     observer.require_command(seen, "send driver")
     answers, parsed_kept = _parsed(context, datagrams)

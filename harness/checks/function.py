@@ -30,7 +30,7 @@ def _ask(context: Context) -> CheckResult:
     seen = observer.observe(
         context, ["/bin/sh", "-c", _EXCHANGE, "function", name], name="function"
     )
-    if seen.ready is None:
+    if not seen.lived:
         return observer.failed(CHECK.name, seen)
     if " ".join(_ANSWERED.split()) not in " ".join(seen.command_output.split()):
         said = (seen.command_error.strip() or seen.command_output.strip())[-300:]

@@ -130,6 +130,11 @@ class Observed:
     command_error: str
     evidence: tuple[Evidence, ...]
 
+    @property
+    def lived(self) -> bool:
+        """It attached and was there until it was told to end: the command had an observer."""
+        return self.ready is not None and self.observer_status == 0
+
 
 def observe(
     context: Context,
@@ -209,9 +214,9 @@ def wrong_with(seen: Observed) -> str:
         said = seen.observer_error.strip() or " ".join(seen.unreadable) or "nothing"
         return f"the observer did not start (status {seen.observer_status}): {said[-300:]}"
     if seen.observer_status != 0:
-        how = "had to be killed" if seen.observer_status == 137 else "ended"
+        how = "had to be killed after SIGTERM" if seen.observer_status == 137 else "ended"
         said = seen.observer_error.strip()[-300:] or "it said nothing"
-        return f"the observer {how} after SIGTERM with status {seen.observer_status}: {said}"
+        return f"the observer {how} with status {seen.observer_status}: {said}"
     if seen.unreadable:
         return f"a line that is none of the observer's: {seen.unreadable[0]}"
     if seen.stats is None:

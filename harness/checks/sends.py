@@ -97,7 +97,7 @@ def _run(context: Context, name: str, options: Sequence[str], *, step: bool) -> 
          "step" if step else ""],
         name=name, options=options,
     )  # fmt: skip
-    if seen.ready is None:
+    if seen.ready is None or not seen.lived:
         return observer.failed(CHECK.name, seen)
     observer.require_command(seen, "send driver")
     said = context.keep("driver's lines", f"{name}-cases.jsonl", seen.command_output.encode())
@@ -151,9 +151,12 @@ def read_matrix(text: str) -> Matrix:
                 raise HarnessError(f"a line that the driver must not write: '{line[:200]}'")
         except msgspec.MsgspecError as error:
             raise HarnessError(f"the driver's line '{line[:200]}' is none: {error}") from error
+    names = [case.case for case in cases]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise HarnessError(f"the send driver has two cases '{twice[0]}'")
     if not any(case.expect == "event" for case in cases):
         raise HarnessError("the send driver sent nothing that must be seen")
-    lacking = [case.case for case in cases if case.case not in moved]
+    lacking = [name for name in names if name not in moved]
     if moved and lacking:
         raise HarnessError(f"no counters were read after the case '{lacking[0]}'")
     return Matrix(cases=tuple(cases), moved=moved, netns=netns)

@@ -118,17 +118,19 @@ def test_a_command_that_fails_is_told_apart_from_the_observer(observe: Observe) 
 
 
 @pytest.mark.parametrize(
-    "loader",
-    ["#!/bin/sh\necho no BTF >&2\nexit 1\n",
-     "#!/bin/sh\necho '{\"type\":\"hello\"}'\necho no BTF >&2\nexit 1\n"],
-    ids=["silent", "another line"],
+    ("loader", "status"),
+    [("echo no BTF >&2\nexit 1\n", 1),
+     ("echo no BTF >&2\necho '{\"type\":\"hello\"}'\nexec sleep 60\n", 143)],
+    ids=["ends", "says something else"],
 )  # fmt: skip
-def test_an_observer_that_does_not_start_ends_it_at_once(observe: Observe, loader: str) -> None:
+def test_an_observer_that_does_not_get_ready_ends_it_at_once(
+    observe: Observe, loader: str, status: int
+) -> None:
     """The command is not run: it would tell nothing."""
-    seen = observe(loader)
+    seen = observe(f"#!/bin/sh\n{loader}")
 
-    assert (seen.ready, seen.observer_status, seen.command_status) == (None, 1, -1)
-    assert "did not start (status 1): no BTF" in observer.wrong_with(seen)
+    assert (seen.ready, seen.observer_status, seen.command_status) == (None, status, -1)
+    assert f"did not start (status {status}): no BTF" in observer.wrong_with(seen)
 
 
 def test_an_observer_that_ignores_sigterm_is_killed(
@@ -143,6 +145,14 @@ def test_an_observer_that_ignores_sigterm_is_killed(
     assert seen.observer_status == 137
     assert "had to be killed after SIGTERM" in observer.wrong_with(seen)
     assert time.monotonic() - started < 30
+
+
+def test_an_observer_that_dies_meanwhile_is_its_own_fault(observe: Observe) -> None:
+    """What the command says then is no evidence, against the observer or for it."""
+    seen = observe(f"#!/bin/sh\necho '{_READY}'\nexit 9\n", ("sh", "-c", "sleep 0.2; exit 3"))
+
+    assert not seen.lived
+    assert observer.wrong_with(seen) == "the observer ended with status 9: it said nothing"
 
 
 def test_the_lines_are_kept_as_evidence(observe: Observe, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_recorded_lines_are_read_whole() -> None:
         ({"ready": None, "observer_status": 1, "observer_error": "no BTF"},
          "the observer did not start (status 1): no BTF"),
         ({"observer_status": 137}, "had to be killed after SIGTERM"),
-        ({"observer_status": 1, "observer_error": "oh"}, "ended after SIGTERM with status 1: oh"),
+        ({"observer_status": 139, "observer_error": "oh"}, "the observer ended with status 139: oh"),
         ({"unreadable": ("{torn",)}, "a line that is none of the observer's: {torn"),
         ({"stats": None}, "the observer wrote no totals"),
     ],

@@ -170,8 +170,9 @@ def test_names_without_the_run_s_label_are_no_evidence() -> None:
         ("Segmentation fault\n", "the driver's line 'Segmentation fault' is none"),
         ('{"type":"flood"}\n', "a line that the driver must not write"),
         ('{"type":"case","case":"a"}\n', "is none"),
+        (2 * '{"type":"case","case":"a","expect":"event"}\n', "two cases 'a'"),
     ],
-    ids=["nothing", "no case", "torn", "another line", "half a case"],
+    ids=["nothing", "no case", "torn", "another line", "half a case", "twice"],
 )
 def test_a_driver_that_did_not_do_its_part_is_our_failure(text: str, says: str) -> None:
     """It tells nothing of the subject: unknown, never a pass and never its fault."""
