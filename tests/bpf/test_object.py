@@ -39,6 +39,22 @@ def test_an_atomic_with_fetch_outside_the_optional_programs_fails_the_build(
     assert not (tmp_path / "dns_monitor.bpf.o").exists()
 
 
+def test_the_object_holds_no_map_that_its_source_does_not_name(built: Path) -> None:
+    """A string literal would make .rodata.str1.1 a map; 5.4 refuses the dots in its name."""
+    done = subprocess.run(
+        ["llvm-objdump", "-h", str(built / "dns_monitor.bpf.o")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    sections = {words[1] for words in map(str.split, done.stdout.splitlines()) if len(words) > 3}
+
+    assert {name for name in sections if name.startswith((".rodata", ".data", ".bss"))} == {
+        ".rodata"
+    }
+
+
 def test_the_object_holds_no_path_of_the_build_machine(built: Path) -> None:
     """DWARF is stripped; BTF line records keep what the compiler was given."""
     data = (built / "dns_monitor.bpf.o").read_bytes()
