@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from harness.btf.explore import explore, successors
+from harness.btf.explore import explore, meeting_points, successors
 from harness.btf.features import helper, helper_number
 from harness.btf.insn import (
     ALU64,
@@ -142,7 +142,8 @@ class _Audit:
         start = _State(
             (*arguments, None, None, None, None, Pointer("stack", 0), *_NO_REGISTERS), ()
         )
-        explore(len(program.insns), start, walker.step, _join)
+        meets = meeting_points(program.insns)
+        explore(meets, len(program.insns), start, walker.step, _join)
         returned = walker.returns
         self._results[key] = next(iter(returned)) if len(returned) == 1 else None
         return self._results[key]

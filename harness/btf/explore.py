@@ -8,12 +8,11 @@ matter to a guard, finite for loops.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
-from harness.btf.insn import EXIT, JMP, JMP32, Insn
+from harness.btf.insn import CALL, EXIT, JMP, JMP32, Insn
 
-_STATES_PER_INSN: Final = 24
+_STATES_PER_INSN: Final = 4
 _STEPS: Final = 400_000
 
 State = TypeVar("State")
@@ -21,43 +20,47 @@ Step = Callable[[int, State], Iterable[tuple[int, State]]]
 Join = Callable[[State, State], State]
 
 
-@dataclass(slots=True)
-class Walk(Generic[State]):
-    """Where a walk has been."""
+def explore(
+    meets: frozenset[int], length: int, start: State, step: Step[State], join: Join[State]
+) -> bool:
+    """Run `step` from instruction 0 until nothing new comes up; False if it took too long.
 
-    seen: dict[int, set[State]]
-    complete: bool  # False: the step limit ended it, more may be reachable
-
-    def reached(self, insn: int) -> bool:
-        return insn in self.seen
-
-
-def explore(length: int, start: State, step: Step[State], join: Join[State]) -> Walk[State]:
-    """Run `step` from instruction 0 until nothing new is reached."""
-    seen: dict[int, set[State]] = {0: {start}}
+    `meets` are the instructions at which paths meet (see `meeting_points`): only there states are
+    compared, every loop passes one.
+    """
+    seen: dict[int, set[State]] = {}
     joined: dict[int, State] = {}
     waiting: list[tuple[int, State]] = [(0, start)]
-    steps = 0
-    while waiting:
-        steps += 1
-        if steps > _STEPS:
-            return Walk(seen=seen, complete=False)
+    for _ in range(_STEPS):
+        if not waiting:
+            return True
         at, state = waiting.pop()
         for target, after in step(at, state):
             if not 0 <= target < length:
                 continue
-            states = seen.setdefault(target, set())
             new = after
-            if new in states:
-                continue
-            if len(states) >= _STATES_PER_INSN:
-                new = join(joined[target], new) if target in joined else _all(states, new, join)
-                joined[target] = new
+            if target in meets:
+                states = seen.setdefault(target, set())
                 if new in states:
                     continue
-            states.add(new)
+                if len(states) >= _STATES_PER_INSN:
+                    new = join(joined[target], new) if target in joined else _all(states, new, join)
+                    joined[target] = new
+                    if new in states:
+                        continue
+                states.add(new)
             waiting.append((target, new))
-    return Walk(seen=seen, complete=True)
+    return False
+
+
+def meeting_points(insns: Sequence[Insn]) -> frozenset[int]:
+    """Targets of jumps: where a path can come from more than one place."""
+    return frozenset(
+        target
+        for at, insn in enumerate(insns)
+        if insn.insn_class in (JMP, JMP32) and insn.code not in (CALL, EXIT)
+        for target in successors(insns, at)
+    )
 
 
 def _all(states: set[State], new: State, join: Join[State]) -> State:

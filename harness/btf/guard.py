@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from harness.btf.explore import explore, successors
+from harness.btf.explore import explore, meeting_points, successors
 from harness.btf.insn import (
     ALU,
     ALU64,
@@ -104,12 +104,19 @@ class Guard:
         obj: BpfObject,
         code: Mapping[tuple[int, int], tuple[Insn, ...]],
         constants: Constants,
+        opaque: Mapping[tuple[int, int], frozenset[int]],
     ) -> None:
-        """`code` is `Outcome.insns`: patched, by (section index, start) of each function."""
+        """`code` is `Outcome.insns`: patched, by (section index, start) of each function.
+
+        `opaque` are instructions whose relocated value (an offset) is to decide nothing, so that
+        a result holds for all kernels that differ in offsets only.
+        """
+        self._opaque = opaque
         self._obj = obj
         self._code = code
         self._constants = constants
         self._references: dict[tuple[int, int], dict[int, Reference]] = {}
+        self._meets: dict[tuple[int, int], frozenset[int]] = {}
         self._results: dict[tuple[tuple[int, int], Registers], Value | None] = {}
         self._refused: set[tuple[str, int]] = set()
         self._complete = True
@@ -135,10 +142,18 @@ class Guard:
         self._results[memo] = None  # recursion sees an unknown
         if key not in self._references:
             self._references[key] = references(self._obj, program)
-        walker = _Function(self, program, self._code[key], self._references[key], depth)
+        walker = _Function(
+            self,
+            program,
+            self._code[key],
+            self._references[key],
+            self._opaque.get(key, frozenset()),
+            depth,
+        )
         start = State((*arguments, None, None, None, None, Value("stack", 0), *_NO_REGISTERS), ())
-        walk = explore(len(walker.insns), start, walker.step, _join)
-        self._complete &= walk.complete
+        if key not in self._meets:
+            self._meets[key] = meeting_points(program.insns)
+        self._complete &= explore(self._meets[key], len(walker.insns), start, walker.step, _join)
         self._results[memo] = walker.returned()
         return self._results[memo]
 
@@ -211,9 +226,11 @@ class _Function:
         program: Program,
         insns: tuple[Insn, ...],
         refs: dict[int, Reference],
+        opaque: frozenset[int],
         depth: int,
     ) -> None:
         self.insns = insns
+        self._opaque = opaque
         self._guard = guard
         self._program = program
         self._refs = refs
@@ -235,21 +252,24 @@ class _Function:
         if kind in (JMP, JMP32):
             return self._jump(at, insn, state)
         if kind in (ALU, ALU64):
-            state = _set(state, insn.dst, _alu(insn, state.registers))
+            state = _set(state, insn.dst, _alu(insn, state.registers, at in self._opaque))
         elif insn.code == LDIMM64:
             if self._guard.absent_map(self._refs.get(at)):
                 self._guard.refuse(self._program, at)
             state = _set(state, insn.dst, self._load_immediate(at, insn))
         elif kind == LDX:
-            state = _set(state, insn.dst, self._load(insn, state))
+            value = None if at in self._opaque else self._load(insn, state)
+            state = _set(state, insn.dst, value)
         elif kind in (ST, STX):
-            state = _store(insn, state)
+            state = _store(insn, state, at in self._opaque)
         elif kind == 0:  # legacy packet loads: r0 is the result, r1-r5 are lost
             state = State((None,) * 6 + state.registers[6:], state.stack)
         return [(target, state) for target in successors(self.insns, at)]
 
     def _load_immediate(self, at: int, insn: Insn) -> Value | None:
         reference = self._refs.get(at)
+        if at in self._opaque:
+            return None
         if reference is None:
             if insn.src:
                 return _NONNULL
@@ -350,11 +370,11 @@ def _forget_from(stack: Stack, offset: int | None) -> Stack:
     return tuple(slot for slot in stack if slot[0] + slot[1] <= offset)
 
 
-def _store(insn: Insn, state: State) -> State:
+def _store(insn: Insn, state: State, opaque: bool) -> State:
     pointer = state.registers[insn.dst]
     if pointer is None or pointer.what != "stack":
         return state
-    if pointer.number is None:
+    if pointer.number is None or opaque:
         return State(state.registers, ())
     place, size = pointer.number + insn.off, SIZE_BYTES[insn.code & 0x18]
     kept = [slot for slot in state.stack if slot[0] + slot[1] <= place or slot[0] >= place + size]
@@ -378,11 +398,13 @@ def _store(insn: Insn, state: State) -> State:
     return State(registers, tuple(kept))
 
 
-def _alu(insn: Insn, registers: Registers) -> Value | None:
+def _alu(insn: Insn, registers: Registers, opaque: bool) -> Value | None:
     wide = insn.insn_class == ALU64
     operation = insn.code & 0xF0
     left = registers[insn.dst]
     right = registers[insn.src] if insn.code & 8 else Value("const", insn.imm & _U64)
+    if opaque:
+        right = None
     if operation == 0xB0:
         if insn.off:  # sign-extending move
             return None

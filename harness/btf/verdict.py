@@ -15,7 +15,7 @@ from typing import Final
 
 from harness.btf.data import Extern, ExternKind, MapDefinition, externs, maps
 from harness.btf.features import helper, map_type
-from harness.btf.guard import Constants, Guard
+from harness.btf.guard import Constants, Guard, Reach
 from harness.btf.insn import CALL, POISON_IMM, PSEUDO_CALL
 from harness.btf.kernel import (
     ExternOutcome,
@@ -25,7 +25,7 @@ from harness.btf.kernel import (
     lacks_program_type,
     resolve_extern,
 )
-from harness.btf.kinds import Kind
+from harness.btf.kinds import Kind, RelocationKind
 from harness.btf.object import BpfObject, Program
 from harness.btf.refs import Reference, ReferenceKind, references
 from harness.btf.relo import Outcome, Plan, Resolution, Site, Status
@@ -104,8 +104,14 @@ class Judge:
         self._optional = frozenset(one.name for one in obj.entry_programs() if not plan.loads(one))
         self._refused_at_open = refused_at_open(obj)
         self._sites: dict[str, list[Site]] = {}
+        offsets: dict[tuple[int, int], set[int]] = {}
         for site in plan.sites:
             self._sites.setdefault(site.program.name, []).append(site)
+            if site.record.kind == RelocationKind.FIELD_BYTE_OFFSET:
+                key = (site.program.section_index, site.program.start)
+                offsets.setdefault(key, set()).add(site.insn)
+        self._offsets = {key: frozenset(insns) for key, insns in offsets.items()}
+        self._reached: dict[tuple[object, ...], Reach] = {}
 
     @property
     def _object(self) -> BpfObject:
@@ -129,7 +135,7 @@ class Judge:
             absent_helpers=helpers,
             absent_maps=frozenset(missing_maps),
         )
-        guard = Guard(self._object, outcome.insns, constants)
+        guard = Guard(self._object, outcome.insns, constants, self._offsets)
         error = self._object_error(outcome, resolved)
         programs = tuple(
             self._program(one, kernel, outcome, resolved, guard, constants)
@@ -199,7 +205,7 @@ class Judge:
         guarded = 0
         poison = [(site, one) for site, one in ours if one.status is Status.POISON]
         if poison or self._may_refuse(graph, constants):
-            reach = guard.reach(program)
+            reach = self._reach(program, guard, constants, ours)
             for one in self._refused(graph, outcome, reach.refused, poison):
                 # Loaders swap or leave out maps that a kernel lacks: that is theirs to decide.
                 (doubts if one[0] is Cause.MAP else failures).append(one)
@@ -210,6 +216,31 @@ class Judge:
         if kind is not None:
             _check_target(program, kind, kernel, failures, doubts)
         return _verdict(program, failures, doubts, guarded, program.name in self._optional)
+
+    def _reach(
+        self,
+        program: Program,
+        guard: Guard,
+        constants: Constants,
+        ours: Sequence[tuple[Site, Resolution]],
+    ) -> Reach:
+        """What a verifier reaches: the same wherever the same decisions fall."""
+        decisions = tuple(
+            (one.status, 0 if site.record.kind == RelocationKind.FIELD_BYTE_OFFSET else one.value)
+            for site, one in ours
+        )
+        key = (
+            program.name,
+            decisions,
+            tuple(sorted(constants.kconfig.items())),
+            constants.unresolved,
+            constants.resolved,
+            constants.absent_helpers,
+            constants.absent_maps,
+        )
+        if key not in self._reached:
+            self._reached[key] = guard.reach(program)
+        return self._reached[key]
 
     def _may_refuse(self, graph: Sequence[Program], constants: Constants) -> bool:
         return any(
