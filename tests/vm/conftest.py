@@ -65,7 +65,7 @@ def matrix(cache: Cache, observer: Built, tmp_path: Path) -> Iterator[Callable[.
         backend: str = "local",
         checks: tuple[Check, ...] = (),
         append: tuple[str, ...] = (),
-        boot_timeout_s: float | None = None,
+        boot_timeout_s: float = 300.0,  # ten times what a busy machine needs
     ) -> Matrix:
         return Matrix(
             cache=cache, kernels=kernels, subject=subject or observer, backend=backend,

@@ -35,7 +35,7 @@ class Matrix:
     backend: str
     checks: tuple[Check, ...]
     append: tuple[str, ...]
-    boot_timeout_s: float | None
+    boot_timeout_s: float
     report_dir: Path
     events: list[tuple[float, Event]] = field(default_factory=list)  # monotonic time
 

@@ -105,7 +105,8 @@ def test_a_run_s_report_is_redrawn_from_its_results(
     typed: Type, oldest: KernelFiles, tmp_path: Path
 ) -> None:
     """results.json is all that a report needs; nothing boots for it."""
-    words = ["kernel-matrix", "--kernels", oldest.name, "--checks", "splat", "--backend", "local"]
+    words = ["kernel-matrix", "--kernels", oldest.name, "--checks", "splat", "--backend", "local",
+             "--boot-timeout", "300"]  # fmt: skip
     status, out, err = typed(words)
     latest = tmp_path / "reports" / "latest"
     drawn = (latest / "report.md").read_bytes()
@@ -127,7 +128,8 @@ def test_a_kernel_that_cannot_be_had_is_said_and_the_others_are_judged(
     shutil.copytree(paths.catalogue_dir(), tmp_path / "kernels")
     (tmp_path / "kernels" / "4.99.toml").write_text(_NOWHERE_TO_BE_HAD)
     monkeypatch.setenv("KERNEL_MATRIX_SNAPSHOT_MIRROR", "http://127.0.0.1:9")
-    words = ["kernel-matrix", "--checks", "splat", "--backend", "local", "--out"]
+    words = ["kernel-matrix", "--checks", "splat", "--backend", "local", "--boot-timeout", "300",
+             "--out"]  # fmt: skip
 
     status, out, _ = typed([*words, "both", "--kernels", f"{oldest.name},4.99-newest"])
     strict, _, _ = typed([*words, "one", "--kernels", "4.99-newest", "--strict"])
@@ -149,7 +151,7 @@ def test_a_kernel_that_someone_built_is_booted(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "bzImage").symlink_to(newest.vmlinuz)
     words = ["kernel-matrix", "--kernel-dir", "mine", "--checks", "load,splat", "--backend",
-             "local", "--out", "report"]  # fmt: skip
+             "local", "--boot-timeout", "300", "--out", "report"]  # fmt: skip
 
     status, _, err = typed(words)
 

@@ -64,7 +64,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_what_is_not(
     cache: Cache, tmp_path: Path
 ) -> None:
     words = ["--kernels", f"{OLDEST},{NEWEST}", "--jobs", "1", "--checks", "splat", "--backend",
-             "local", "--append", "km.test", "--out", tmp_path / "report"]  # fmt: skip
+             "local", "--boot-timeout", "300", "--out", tmp_path / "report"]  # fmt: skip
     with _started(words, tmp_path / "run", cache) as run:
         assert until(lambda: run.said(f"{NEWEST:<16} boot"), timeout_s=_RUN_S), run.err.read_text()
         run.child.send_signal(signal.SIGINT)
@@ -137,7 +137,7 @@ def test_two_runs_at_once_share_a_cache(
             stack.enter_context(
                 _started(
                     ["--kernels", name, "--checks", "load,splat", "--backend", "local", "--jobs",
-                     "1", "--out", tmp_path / f"report-{name}"],
+                     "1", "--boot-timeout", "300", "--out", tmp_path / f"report-{name}"],
                     tmp_path / name, shared,
                 )
             )
@@ -162,7 +162,7 @@ def test_a_refused_object_makes_the_exit_status_1_and_the_report_says_why(
 ) -> None:
     report = tmp_path / "report"
     words = ["--object", compiled("refused"), "--kernels", oldest.name, "--checks", "load",
-             "--backend", "local", "--out", report]  # fmt: skip
+             "--boot-timeout", "300", "--backend", "local", "--out", report]  # fmt: skip
 
     with _started(words, tmp_path / "run", cache) as run:
         status = run.child.wait(_RUN_S)
