@@ -208,9 +208,25 @@ def read_lines(
     return ready, tuple(events), stats, tuple(unreadable)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """Why the observer gave up, in its own words (bpf/README.md)."""
+
+    cause: str
+    message: str
+    hint: str = ""
+
+
+# What the observer calls a cause is one of ours, but for what only it knows.
+_CAUSES = {str(cause): cause for cause in Cause} | {"privilege": Cause.INFRA}
+
+
 def wrong_with(seen: Observed) -> str:
     """How the observer did not attach, end, or account as it must; "" when it did."""
     if seen.ready is None:
+        told = _told(seen.observer_error)
+        if told is not None:
+            return f"the observer did not start (status {seen.observer_status}): {told.message}"
         said = seen.observer_error.strip() or " ".join(seen.unreadable) or "nothing"
         return f"the observer did not start (status {seen.observer_status}): {said[-300:]}"
     if seen.observer_status != 0:
@@ -226,10 +242,25 @@ def wrong_with(seen: Observed) -> str:
 
 def failed(check: str, seen: Observed) -> CheckResult:
     """The verdict of an observer of which `wrong_with` has something to say."""
+    told = _told(seen.observer_error) if seen.ready is None else None
+    cause = _CAUSES.get(told.cause, Cause.BEHAVIOUR) if told else Cause.BEHAVIOUR
     return CheckResult(
-        check=check, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR, summary=wrong_with(seen),
-        remedy="run it by hand: inv shell --kernel NAME", evidence=seen.evidence,
+        check=check, verdict=Verdict.UNKNOWN if cause is Cause.INFRA else Verdict.FAIL, cause=cause,
+        summary=wrong_with(seen),
+        remedy=(told.hint if told else "") or "run it by hand: inv shell --kernel NAME",
+        evidence=seen.evidence,
     )  # fmt: skip
+
+
+def _told(errors: str) -> Told | None:
+    """The last reason that the observer gave as JSON, None when it gave none."""
+    for line in reversed(errors.splitlines()):
+        if line.startswith("{"):
+            try:
+                return msgspec.json.decode(line, type=Told)
+            except msgspec.MsgspecError:
+                continue
+    return None
 
 
 def require_command(seen: Observed, name: str) -> None:

@@ -101,3 +101,20 @@ def test_an_exchange_that_was_seen_wrongly_fails(seen: Observed, says: str) -> N
 
     assert result.verdict is Verdict.FAIL
     assert says in result.summary
+
+
+def test_an_observer_that_says_why_it_gave_up_is_taken_at_its_word() -> None:
+    """A kernel without BTF is not a wrong behaviour of the observer; the reason is told whole."""
+    line = (
+        '{"type":"error","cause":"btf-missing","message":"this kernel has no BTF",'
+        '"hint":"give one with --btf"}'
+    )
+    seen = replace(
+        _seen(), ready=None, observer_status=1, observer_error=f"libbpf: noise\n{line}\n"
+    )
+
+    answer = observer.failed("sends", seen)
+
+    assert (answer.verdict, answer.cause) == (Verdict.FAIL, Cause.BTF_MISSING)
+    assert answer.summary == "the observer did not start (status 1): this kernel has no BTF"
+    assert answer.remedy == "give one with --btf"
