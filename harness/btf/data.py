@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.btf.btf import Btf
 from harness.btf.elf import SHF_EXECINSTR, SHT_NOBITS, STB_WEAK, STT_OBJECT, Section
-from harness.btf.kinds import INT_BOOL, INT_CHAR, Kind, kind_name
+from harness.btf.kinds import INT_BOOL, Kind, kind_name
 from harness.btf.object import BpfObject
 
 _NUMBERS: Final = ("type", "key_size", "value_size", "max_entries", "map_flags", "pinning")
@@ -176,9 +176,9 @@ def kconfig_type(btf: Btf, type_id: int) -> KconfigType:
         encoding = btf.int_word(type_id) >> 24 & 15
         if encoding & INT_BOOL:
             return KconfigType.BOOL if btf.size(type_id) == 1 else KconfigType.UNKNOWN
-        if encoding & INT_CHAR or (btf.size(type_id) == 1 and btf.name(type_id) == "char"):
+        if btf.size(type_id) == 1:
             return KconfigType.CHAR
-        return KconfigType.INT if btf.size(type_id) in (1, 2, 4, 8) else KconfigType.UNKNOWN
+        return KconfigType.INT if btf.size(type_id) in (2, 4, 8) else KconfigType.UNKNOWN
     if kind in (Kind.ENUM, Kind.ENUM64):
         tristate = btf.name(type_id) == "libbpf_tristate" and btf.size(type_id) == 4
         return KconfigType.TRISTATE if tristate else KconfigType.UNKNOWN
