@@ -194,6 +194,19 @@ static unsigned long long setting_value(struct session *s, const char *name)
 	return value;
 }
 
+/*
+ * What no second, wherever it starts, may exceed. Windows of burst/limit seconds:
+ * a second touches one more than it has room for.
+ */
+static unsigned long long max_any_second(struct session *s)
+{
+	unsigned long long limit = setting_value(s, "rate_limit"), burst = setting_value(s, "rate_burst");
+
+	if (s->monitor.limiter == LIMITER_GCRA)
+		return limit + burst;
+	return burst * ((limit + burst - 1) / burst + 1);
+}
+
 static void write_ready(struct session *s)
 {
 	static const char *const numbers[] = { "rate_limit", "rate_burst", "sample_n",
@@ -207,10 +220,8 @@ static void write_ready(struct session *s)
 	json_text(&json, "limiter", s->monitor.limiter == LIMITER_GCRA ? "gcra" : "xadd");
 	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		json_u64(&json, numbers[i], setting_value(s, numbers[i]));
-	/* What no second, wherever it starts, may exceed; null without a limit. */
 	if (setting_value(s, "rate_limit"))
-		json_u64(&json, "max_events_any_second",
-			 setting_value(s, "rate_limit") + setting_value(s, "rate_burst"));
+		json_u64(&json, "max_events_any_second", max_any_second(s));
 	else
 		json_null(&json, "max_events_any_second");
 	json_u64(&json, "ring_bytes", s->monitor.ring_bytes);
