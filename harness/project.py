@@ -20,10 +20,10 @@ _LINTERS = (
 
 def lint() -> int:
     """Every linter's output as it comes; 1 when one complains."""
-    worst = 0
-    for name, *words in _LINTERS:
-        worst = max(worst, min(process.passed_through([_BIN / name, *words]), 1))
-    return worst
+    failed = [
+        name for name, *words in _LINTERS if process.passed_through([_BIN / name, *words]) != 0
+    ]
+    return 1 if failed else 0
 
 
 def test(*, fast: bool, expression: str) -> int:
@@ -34,4 +34,6 @@ def test(*, fast: bool, expression: str) -> int:
         words += ["-k", expression]
     elif not fast:
         words += ["--cov=harness", "--cov-report=term", f"--cov-fail-under={_COVERAGE_PERCENT}"]
-    return max(process.passed_through([sys.executable, "-m", "pytest", *words]), status)
+    # Not the larger of the two: a pytest that a signal killed has a negative status.
+    tested = process.passed_through([sys.executable, "-m", "pytest", *words])
+    return status if tested == 0 else 1
