@@ -38,8 +38,10 @@ class Running:
     def pid(self) -> int:
         return self.child.pid
 
-    def said(self, words: str) -> bool:
-        return words in self.err.read_text()
+    def comes_to(self, holds: Callable[[], object]) -> bool:
+        """Whether that happens before the run ends."""
+        until(lambda: holds() or self.child.poll() is not None, timeout_s=_RUN_S)
+        return self.child.poll() is None
 
 
 @contextlib.contextmanager
@@ -66,7 +68,8 @@ def test_an_interrupt_keeps_what_is_finished_and_says_what_is_not(
     words = ["--kernels", f"{OLDEST},{NEWEST}", "--jobs", "1", "--checks", "splat", "--backend",
              "local", "--boot-timeout", "300", "--out", tmp_path / "report"]  # fmt: skip
     with _started(words, tmp_path / "run", cache) as run:
-        assert until(lambda: run.said(f"{NEWEST:<16} boot"), timeout_s=_RUN_S), run.err.read_text()
+        boots = f"{NEWEST:<16} boot"
+        assert run.comes_to(lambda: boots in run.err.read_text()), run.err.read_text()
         run.child.send_signal(signal.SIGINT)
         status = run.child.wait(60)
 
@@ -96,7 +99,7 @@ def test_a_harness_killed_outright_leaves_nothing_that_the_next_start_does_not_r
     words = ["--kernels", NEWEST, "--checks", "splat", "--backend", backend, "--boot-timeout", "600",
              "--append", "rdinit=/bin/cat", "--out", tmp_path / "report"]  # fmt: skip
     with _started(words, tmp_path / "run", cache) as run:
-        assert until(lambda: guests(cache, run.pid), timeout_s=_RUN_S), run.err.read_text()
+        assert run.comes_to(lambda: guests(cache, run.pid)), run.err.read_text()
         run.child.kill()
         run.child.wait(10)
     ended = until(lambda: not qemus(cache, run.pid))
