@@ -49,6 +49,7 @@ JSON_VERSION: Final = 1
 # A worker process pays off from this much to do, in columns; an index to build counts for more.
 _TODO_PER_WORKER: Final = 24
 _TODO_PER_INDEX: Final = 4
+_KERNELS_PER_JOB: Final = 8  # for executors of unknown width
 _SHOWN_KERNELS: Final = 4
 
 REMEDIES: Final = {
@@ -112,13 +113,15 @@ def resolve_many(
     files = [_as_file(one) for one in kernels]
     store = IndexStore(cache_dir)
     if executor is not None:
-        columns = _spread(executor, objects, files, cache_dir, chosen)
+        size = max(1, min(_KERNELS_PER_JOB, len(files) // _KERNELS_PER_JOB))
+        columns = _spread(executor, objects, files, cache_dir, chosen, size)
     else:
         todo = _Bench(objects, cache_dir, chosen).todo(files)
         workers = min(os.cpu_count() or 1, len(files), todo // _TODO_PER_WORKER)
         if workers > 1:
             with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-                columns = _spread(pool, objects, files, cache_dir, chosen)
+                size = -(-len(files) // (2 * workers))
+                columns = _spread(pool, objects, files, cache_dir, chosen, size)
         else:
             columns = _work(list(objects), files, cache_dir, chosen)
     return ResolveReport(
@@ -268,8 +271,9 @@ def _spread(
     kernels: Sequence[KernelFile],
     cache_dir: Path,
     options: Options,
+    size: int,
 ) -> list[tuple[Column, ...]]:
-    size = max(1, min(8, len(kernels) // 8))
+    """Hand out `size` kernels at a time: each job parses the objects once."""
     chunks = [kernels[at : at + size] for at in range(0, len(kernels), size)]
     futures = [executor.submit(_work, objects, chunk, cache_dir, options) for chunk in chunks]
     return [columns for future in futures for columns in future.result()]

@@ -45,12 +45,13 @@ class NameIndex:
         cls, words: array[int], offsets: array[int], strings: bytes, start: int, end: int
     ) -> NameIndex:
         """Index every named type. `offsets[0]` is void's; strings are `strings[start:end]`."""
+        function = int(Kind.FUNC)
         pairs: list[int] = []
         append = pairs.append
         known: dict[int, int] = {}
         for type_id, at in enumerate(offsets):
             name_off = words[at]
-            if not name_off or words[at + 1] >> KIND_SHIFT & KIND_MASK == Kind.FUNC.value:
+            if not name_off or words[at + 1] >> KIND_SHIFT & KIND_MASK == function:
                 continue
             key = known.get(name_off)
             if key is None:
@@ -78,17 +79,24 @@ class NameIndex:
 class FunctionIndex:
     """Functions by exact name: searched in the strings, so that no table of them is built."""
 
-    __slots__ = ("_by_place", "_end", "_found", "_start", "_strings")
+    __slots__ = ("_end", "_first", "_found", "_more", "_start", "_strings")
 
     def __init__(
         self, words: array[int], offsets: array[int], strings: bytes, start: int, end: int
     ) -> None:
         self._strings, self._start, self._end = strings, start, end
         self._found: dict[bytes, list[int]] = {}
-        self._by_place: dict[int, list[int]] = {}
+        # By offset of the name. No list per function: tens of thousands cost more than the search.
+        self._first: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}
+        first, function = self._first, int(Kind.FUNC)
         for type_id, at in enumerate(offsets):
-            if words[at + 1] >> KIND_SHIFT & KIND_MASK == Kind.FUNC.value:
-                self._by_place.setdefault(words[at], []).append(type_id)
+            if words[at + 1] >> KIND_SHIFT & KIND_MASK == function:
+                place = words[at]
+                if place in first:
+                    self._more.setdefault(place, []).append(type_id)
+                else:
+                    first[place] = type_id
 
     def ids(self, name: bytes) -> list[int]:
         """Ids of the functions of this name, ascending."""
@@ -97,14 +105,16 @@ class FunctionIndex:
             wanted = name + b"\0"
             at = self._strings.find(wanted, self._start, self._end) if name else -1
             while at >= 0:  # a name may start inside a longer string
-                found += self._by_place.get(at - self._start, ())
+                place = at - self._start
+                if place in self._first:
+                    found += [self._first[place], *self._more.get(place, ())]
                 at = self._strings.find(wanted, at + 1, self._end)
             self._found[name] = sorted(found)
         return self._found[name]
 
     def every(self) -> list[int]:
         """Ids of all functions, ascending."""
-        return sorted(type_id for ids in self._by_place.values() for type_id in ids)
+        return sorted([*self._first.values(), *(one for ids in self._more.values() for one in ids)])
 
 
 def _key(strings: bytes, begin: int, end: int) -> int:
