@@ -48,6 +48,9 @@ _CMDLINE = (
     "panic=-1", "oops=panic", "softlockup_panic=1", "loglevel=5",
     "rcupdate.rcu_cpu_stall_timeout=21", "rdinit=/init", "net.ifnames=0",
 )  # fmt: skip
+# An emulated timer may tick late on a busy machine; the kernel takes that for a broken IO-APIC and
+# panics ("IO-APIC + timer doesn't work", seen once on 7.3.4 at load 12).
+_EMULATED = {Arch.X86_64: ("no_timer_check",), Arch.ARM64: ()}
 _CONSOLE = {Arch.X86_64: "ttyS0", Arch.ARM64: "ttyAMA0"}
 _CHANNEL = {Arch.X86_64: "ttyS1", Arch.ARM64: "ttyAMA1"}
 
@@ -59,7 +62,8 @@ def cmdline(
     role = (
         f"km.channel={_CHANNEL[machine.arch]}" if interactive is None else f"km.shell={interactive}"
     )
-    return " ".join((f"console={_CONSOLE[machine.arch]}", *_CMDLINE, role, *append))
+    emulated = _EMULATED[machine.arch] if machine.accelerator is Accelerator.TCG else ()
+    return " ".join((f"console={_CONSOLE[machine.arch]}", *_CMDLINE, *emulated, role, *append))
 
 
 def argv(machine: Machine, boot: Boot, *, interactive: str | None = None) -> list[str]:
