@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +48,9 @@ def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(body)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        # Asked to end, we end as ^C does: guests and containers go, finished cells stay.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return body(*args, **kwargs)
         except (UsageError, BtfError) as error:  # BtfError: a file named here is no such thing
@@ -380,9 +385,9 @@ def _parsing() -> Iterator[None]:
 
 
 def main() -> None:
-    """The console script `kernel-matrix`."""
+    """The console script `kernel-matrix`; from a checkout it has the project's own tasks too."""
     _Program(
         name="kernel-matrix",
         version=metadata.version("kernel-matrix"),
-        namespace=_installed,
+        namespace=namespace if project.is_checkout() else _installed,
     ).run()

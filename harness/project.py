@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness import process
 
+ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
 _COVERAGE_PERCENT = 85
 _LINTERS = (
@@ -18,10 +19,17 @@ _LINTERS = (
 )
 
 
+def is_checkout() -> bool:
+    """Whether we run from the project's own tree, not from an installed package."""
+    return (ROOT / "tasks.py").is_file()
+
+
 def lint() -> int:
     """Every linter's output as it comes; 1 when one complains."""
     failed = [
-        name for name, *words in _LINTERS if process.passed_through([_BIN / name, *words]) != 0
+        name
+        for name, *words in _LINTERS
+        if process.passed_through([_BIN / name, *words], cwd=ROOT) != 0
     ]
     return 1 if failed else 0
 
@@ -35,5 +43,5 @@ def test(*, fast: bool, expression: str) -> int:
     elif not fast:
         words += ["--cov=harness", "--cov-report=term", f"--cov-fail-under={_COVERAGE_PERCENT}"]
     # Not the larger of the two: a pytest that a signal killed has a negative status.
-    tested = process.passed_through([sys.executable, "-m", "pytest", *words])
+    tested = process.passed_through([sys.executable, "-m", "pytest", *words], cwd=ROOT)
     return status if tested == 0 else 1

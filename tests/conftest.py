@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from harness import catalogue, paths, supply
 from harness.cache import Cache
 from harness.errors import UnavailableError

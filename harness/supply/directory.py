@@ -41,7 +41,9 @@ def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
     try:
         directory = cache.entry("images", sha256, fill)
     except NotAKernelError as error:
-        raise UsageError(error.message, hint=error.hint) from error
+        # The copy in the cache is the one that was read; the person knows the original.
+        words = re.sub(r"'[^']*\.partial/[^']*'", f"'{image}'", error.message)
+        raise UsageError(words, hint=error.hint) from error
     kernel = bundle.in_directory(_name(path), directory, source=f"directory {path}")
     suffix = image.name.removeprefix("vmlinuz") if image.name.startswith("vmlinuz-") else ""
     beside = _beside(image.parent, path, [BTF, f"vmlinux{suffix}.btf"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from harness.bench import boot, virtme
 from harness.bench.boot import BootBench, Contender
 from harness.cache import Cache

@@ -17,7 +17,6 @@ from harness.btf.kinds import FIELD_KINDS, TYPE_KINDS, Kind
 from harness.btf.match import Refusal
 from harness.btf.spec import parse
 from harness.btf.values import LATEST, Value, compute
-
 from tests.btf.builder import BtfBuilder, ByteOrder, ObjectBuilder
 
 _STRUCTS = ("s", "t", "u", "s___old", "t___v2__x", "u____no", "s___a___b", "__s")

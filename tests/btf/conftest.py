@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.btf.elf import read_btf_bytes
 
+from harness.btf.elf import read_btf_bytes
 from tests.btf import oracle
 
 SOURCES = Path(__file__).with_name("sources")

@@ -16,7 +16,6 @@ from harness.btf import BpfObject, Btf, BtfError, BtfExt, Kind, Plan
 from harness.btf.access import audit
 from harness.btf.kernel import KernelView
 from harness.btf.verdict import Judge
-
 from tests.btf import cases
 
 _EDGES = (0, 1, 2, 3, 4, 7, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0xFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF)

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.btf import BpfObject
 from harness.btf.access import audit
-
 from tests.btf.conftest import Compile
 
 

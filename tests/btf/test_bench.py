@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness.bench import resolve as bench
 from harness.btf.table import KernelFile
 from harness.errors import HarnessError
-
 from tests.btf.conftest import Compile
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness import bpfobject
 from harness.btf import BpfObject, Btf, Plan, Rules
 from harness.btf.data import externs
 from harness.btf.kernel import KernelView, parse_config, resolve_extern
 from harness.btf.verdict import Judge
-
 from tests.btf import oracle
 from tests.btf.builder import BtfBuilder
 from tests.btf.conftest import Compile

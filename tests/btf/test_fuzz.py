@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from harness.btf import BtfError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.btf import BtfError
 from tests.btf import mutate
 from tests.btf.builder import BtfBuilder
 

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+
 from harness.btf import BpfObject, Btf, Plan, Rules
 from harness.btf.crosscheck import compare_instructions, compare_log, reached_relocations
-
 from tests.btf import cases, oracle
 from tests.btf.conftest import Compile
 

@@ -7,9 +7,9 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from harness.btf import BpfObject, Btf, BtfError, BtfExt, Kind
 from harness.btf.index import essential_name
-
 from tests.btf.builder import BtfBuilder, ByteOrder, ObjectBuilder
 from tests.btf.conftest import Compile
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.btf import BpfObject, Btf, BtfError, Outcome, Plan, Rules, Status
 from harness.btf.cilium import disagreements
 from harness.btf.crosscheck import compare_log, parse_log
 from harness.btf.insn import ALU64, LDIMM64, LDX, POISON, Insn
 from harness.btf.kinds import RelocationKind as R
-
 from tests.btf.builder import BtfBuilder, ByteOrder, ObjectBuilder
 
 _MOV = ALU64 | 0xB0

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from harness import bpfobject, resolve
 from harness.btf import Status
 from harness.btf.table import decode_column, encode_column, groups
 from harness.errors import HarnessError
-
 from tests.btf.conftest import Compile
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.btf.insn import Insn
 from harness.btf.stack import stack_bytes
 

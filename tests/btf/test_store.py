@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from harness.btf import Btf
 from harness.btf.store import IndexStore
-
 from tests.btf import cases
 
 

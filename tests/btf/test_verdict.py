@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness.btf import BpfObject, Btf, Plan
 from harness.btf.kernel import KernelView, parse_config, parse_system_map, version_code
 from harness.btf.kinds import Kind
 from harness.btf.verdict import Cause, Judge, ObjectVerdict, Settings, Verdict
-
 from tests.btf.builder import BtfBuilder
 from tests.btf.conftest import Compile
 

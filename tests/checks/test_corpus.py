@@ -7,14 +7,14 @@ from pathlib import Path
 
 import dns.name
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from harness.checks import compare, corpus
 from harness.checks.compare import Status
 from harness.checks.corpus import Datagram, Parsed
 from harness.checks.observer import CLASSES, Scalar
 from harness.errors import HarnessError, UsageError
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.bpf import corpus as made
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from harness import process, subject
 from harness.checks import observer
 from harness.checks.context import Context

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from harness.checks import function, observer
 from harness.checks.observer import Event, Observed
 from harness.results import Cause, Verdict
-
 from tests.checks import recorded
 
 _NAME = "dbe2ff3a00f8b80f.test"  # asked for when the lines were recorded

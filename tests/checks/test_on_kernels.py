@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from harness import build, paths, process
 from harness.build import Built
 from harness.cache import Cache
 from harness.checks import corpus, function, sends
 from harness.results import Cause, Run, Verdict
 from harness.supply import KernelFiles
-
 from tests.vm.matrix import Matrix, leftovers
 
 pytestmark = pytest.mark.vm

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+
 from harness.checks import sends
 from harness.checks.compare import Outcome, Status
 from harness.checks.observer import Event, Observed
 from harness.checks.sends import Matrix
 from harness.errors import HarnessError
-
 from tests.checks import recorded
 
 Tamper = Callable[[Observed, Matrix], tuple[Observed, Matrix]]

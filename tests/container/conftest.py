@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from harness import baseroot, catalogue, images, kernel_container, paths, rundir, supply
 from harness.baseroot import BaseRoot
 from harness.cache import Cache

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import harness
 import pytest
+
+import harness
 from harness import process, session
 
 Run = Callable[..., tuple[int, bool, bytes, bytes, int]]

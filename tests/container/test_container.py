@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from harness import container, session
 from harness.errors import HarnessError
 from harness.qemu import Accelerator

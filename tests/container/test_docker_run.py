@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from harness import process
 from harness.process import Completed
 from harness.supply import KernelFiles
-
 from tests.container.conftest import NEWEST, OLDEST
 
 pytestmark = pytest.mark.vm

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import harness
 import pytest
+
+import harness
 from harness import images, kernel_container
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.supply import KernelFiles
-
 from tests.container.conftest import NEWEST
 
 PACKAGE = Path(harness.__file__).parent

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
+
 from harness import initramfs, kernel_container, place, session, vm
 from harness.baseroot import BaseRoot
 from harness.errors import HarnessError
@@ -22,7 +23,6 @@ from harness.place import Local
 from harness.qemu import Accelerator, Machine
 from harness.session import Command, Files
 from harness.supply import KernelFiles
-
 from tests.container.conftest import NEWEST, OLDEST
 
 pytestmark = pytest.mark.vm

@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness import process, session
 from harness.guest import GuestLostError
 from harness.session import Command

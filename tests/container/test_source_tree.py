@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from harness import process, source_tree
 from harness.errors import HarnessError
 

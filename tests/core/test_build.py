@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from harness import build, job, paths, pipeline, process
 from harness.cache import Cache
 from harness.cell import Request

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.console import Trouble, find_splats, find_trouble
 
 _PANIC = """\

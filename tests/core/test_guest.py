@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from harness.errors import HarnessError
 from harness.guest import AgentGuest, CommandTimeoutError, GuestLostError
 

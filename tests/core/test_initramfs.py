@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from harness import closure, initramfs, process
 from harness.errors import HarnessError
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from harness import inventory, paths
 from harness.cache import Cache
 

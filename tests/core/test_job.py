@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from harness import checks, inventory, job, paths, pipeline, results, supply
 from harness.cache import Cache
 from harness.catalogue import Kernel
@@ -25,7 +26,6 @@ from harness.results import (
     SubjectFacts,
     Verdict,
 )
-
 from tests.supply.images import btf, bzimage, vmlinux
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from harness import process
 from harness.process import ProcessError, ProcessTimeoutError
 

@@ -7,6 +7,7 @@ import re
 import threading
 
 import pytest
+
 from harness.progress import Finished, Note, Phase, Progress
 
 

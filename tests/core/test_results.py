@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from harness import job, report, results
 from harness.errors import HarnessError, UsageError
 from harness.results import (

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness import paths, subject
 from harness.errors import UsageError
 

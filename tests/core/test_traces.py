@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from harness import accel, place, process, rundir
 from harness.accel import Choice
 from harness.cache import Cache

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from harness import vm
 from harness.errors import HarnessError
 from harness.guest import GuestLostError

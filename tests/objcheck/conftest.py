@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from harness import baseroot, catalogue, initramfs, paths, process, rundir, supply, vm
 from harness.cache import Cache
 from harness.errors import UnavailableError

@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness.errors import HarnessError, UsageError
 from harness.objcheck import (
     AttachReason,
@@ -16,7 +17,6 @@ from harness.objcheck import (
     parse_load,
     parse_relos,
 )
-
 from tests.objcheck.answers import KERNELS, all_recorded, ident, recorded
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+
 from harness import process
 from harness.errors import HarnessError, UsageError
 from harness.objcheck import MapFix, Options, Value, load_argv, parse_features, parse_load

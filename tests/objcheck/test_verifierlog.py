@@ -4,9 +4,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness.objcheck import parse_load
 from harness.verifierlog import SubprogramStats, parse_subprograms, parse_verifier_stats
-
 from tests.objcheck.answers import KERNELS, all_recorded, ident, recorded
 
 # What 4.19.1 prints, by its kernel/bpf/verifier.c:5053; this machine has no such kernel to ask.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.guest import AgentGuest
 from harness.objcheck import (
     LoadAnswer,
@@ -21,7 +22,6 @@ from harness.objcheck import (
     parse_relos,
     relos_argv,
 )
-
 from tests.objcheck.answers import recorded
 from tests.objcheck.conftest import GUEST_OBJECTS
 

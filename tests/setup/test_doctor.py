@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from harness import doctor
 from harness.accel import Choice
 from harness.cache import Cache

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from harness import process, system
 from harness.errors import HarnessError
 from harness.system import Need, Package

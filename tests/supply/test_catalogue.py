@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from harness.catalogue import Catalogue, Pick, Tier, load, newest_stable, select
 from harness.errors import UsageError
 

@@ -5,9 +5,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from harness.errors import HarnessError
 from harness.supply import deb
-
 from tests.supply import images
 
 

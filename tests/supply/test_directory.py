@@ -4,10 +4,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness.cache import Cache
 from harness.errors import UsageError
 from harness.supply import KernelFiles, from_directory
-
 from tests.supply import images
 
 RELEASE = "4.19.300"

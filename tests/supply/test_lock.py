@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from harness.catalogue import load
 from harness.errors import UsageError
 from harness.supply.lock import (

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.errors import UnavailableError
 from harness.supply.lock import Archive
 from harness.supply.mirror import MAIN_VARIABLE, archive_of, find_mirror, mirror_of

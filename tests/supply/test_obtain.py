@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from harness import process
 from harness.cache import Cache
 from harness.catalogue import Btf, DebianSource, Kernel, Pick, SnapshotSource, Tier
@@ -27,7 +28,6 @@ from harness.supply import (
     resolve_lock,
     snapshot,
 )
-
 from tests.supply import images
 from tests.supply.repository import Archive, Key, Server, served, signing_key
 

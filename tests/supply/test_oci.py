@@ -15,11 +15,11 @@ from pathlib import Path
 import docker
 import pytest
 import zstandard
+
 from harness.cache import Cache
 from harness.catalogue import Btf, Kernel, OciSource, Pick, Tier
 from harness.errors import UnavailableError
 from harness.supply import KernelFiles, obtain, resolve_lock
-
 from tests.supply import images
 
 RELEASE = "6.6.1"

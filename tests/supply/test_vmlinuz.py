@@ -7,11 +7,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from harness.errors import HarnessError
-from harness.vmlinuz import NotAKernelError, read_btf, read_image, unpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.errors import HarnessError
+from harness.vmlinuz import NotAKernelError, read_btf, read_image, unpack
 from tests.supply import images
 
 RELEASE = "6.1.0-47-cloud-amd64"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from harness import build, kernel_container, paths, process
 from harness.build import Built
 from harness.cache import Cache
 from harness.checks import Check
 from harness.supply import KernelFiles
-
 from tests.vm.matrix import Matrix, leftovers
 
 _SOURCES = Path(__file__).parent / "src"

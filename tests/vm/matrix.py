@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+
 from harness import kernel_container, paths, pipeline
 from harness.build import Built
 from harness.cache import Cache

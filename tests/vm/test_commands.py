@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
 from harness import cli, paths, results
 from harness.build import Built
 from harness.cache import Cache
 from harness.results import Verdict
 from harness.supply import KernelFiles
-
 from tests.vm.matrix import leftovers
 
 pytestmark = pytest.mark.vm

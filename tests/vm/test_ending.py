@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from harness import build, job, paths, pipeline, process, results
 from harness.build import CompileError
 from harness.cache import Cache
 from harness.cell import Request
 from harness.results import Verdict
 from harness.supply import KernelFiles
-
 from tests.conftest import NEWEST, OLDEST
 from tests.vm.matrix import containers, leftovers, qemus, run_directories, until
 

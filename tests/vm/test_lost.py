@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from harness.checks import Context
 from harness.progress import Phase
 from harness.results import Cause, Cell, Verdict
 from harness.supply import KernelFiles
-
 from tests.vm.matrix import (
     AFTERWARDS,
     PATIENCE_S,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from harness import build, checks, job, results
 from harness.results import Cause, Verdict
 from harness.supply import KernelFiles
-
 from tests.vm.matrix import Matrix, verdicts
 
 pytestmark = pytest.mark.vm
