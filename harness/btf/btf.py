@@ -22,10 +22,15 @@ from harness.btf.errors import BtfError
 from harness.btf.index import FunctionIndex, NameIndex, essential_name
 from harness.btf.kinds import (
     INT_SIGNED,
+    IS_MODIFIER,
     KIND_MASK,
     KIND_SHIFT,
+    LONG_NAMES,
+    SIZE_FOLLOWS,
+    SIZED,
     VLEN_MASK,
     Kind,
+    as_signed,
     kind_name,
 )
 from harness.btf.types import (
@@ -37,30 +42,8 @@ from harness.btf.types import (
     Type,
 )
 
-_MODIFIERS: Final = frozenset(
-    (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
-)
-_IS_MODIFIER: Final = bytes(number in _MODIFIERS for number in range(KIND_MASK + 1))
-_SIZED: Final = frozenset(
-    (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT, Kind.DATASEC)
-)
-_SIZE_FOLLOWS: Final = _MODIFIERS | {Kind.VAR, Kind.DECL_TAG}
 _MAX_RESOLVE_DEPTH: Final = 32
 _U32_MAX: Final = 0xFFFFFFFF
-# The first INT of one of these names tells how wide a pointer is (libbpf, determine_ptr_size).
-_LONG_NAMES: Final = (
-    b"long",
-    b"long int",
-    b"int long",
-    b"unsigned long",
-    b"long unsigned",
-    b"unsigned long int",
-    b"unsigned int long",
-    b"long unsigned int",
-    b"long int unsigned",
-    b"int unsigned long",
-    b"int long unsigned",
-)
 
 
 class Btf:
@@ -262,14 +245,14 @@ class Btf:
             raise BtfError(
                 f"type {type_id} is of unknown kind '{number}'", field="info", source=self.source
             ) from error
-        refers = kind not in _SIZED and kind not in (Kind.VOID, Kind.ARRAY, Kind.FWD)
+        refers = kind not in SIZED and kind not in (Kind.VOID, Kind.ARRAY, Kind.FWD)
         return Type(
             id=type_id,
             kind=kind,
             name=self.string(name_off),
             vlen=info & VLEN_MASK,
             kflag=bool(info >> 31),
-            size=size_or_type if kind in _SIZED else 0,
+            size=size_or_type if kind in SIZED else 0,
             type_id=size_or_type if refers else 0,
         )
 
@@ -303,11 +286,11 @@ class Btf:
         signed = bool(info >> 31)
         if info >> KIND_SHIFT & KIND_MASK == Kind.ENUM:
             return tuple(
-                Enumerator(name=self.string(name_off), value=_as_signed(value, 32, signed))
+                Enumerator(name=self.string(name_off), value=as_signed(value, 32, signed))
                 for name_off, value in self._elements(at, info & VLEN_MASK, 2)
             )
         return tuple(
-            Enumerator(name=self.string(name_off), value=_as_signed(high << 32 | low, 64, signed))
+            Enumerator(name=self.string(name_off), value=as_signed(high << 32 | low, 64, signed))
             for name_off, low, high in self._elements(at, info & VLEN_MASK, 3)
         )
 
@@ -359,7 +342,7 @@ class Btf:
         steps = 0
         try:
             at = offsets[type_id]
-            while _IS_MODIFIER[words[at + 1] >> KIND_SHIFT & KIND_MASK]:
+            while IS_MODIFIER[words[at + 1] >> KIND_SHIFT & KIND_MASK]:
                 type_id = words[at + 2]
                 at = offsets[type_id]
                 steps += 1
@@ -421,7 +404,7 @@ class Btf:
                 return -22
             at = self.offsets[type_id]
             kind = words[at + 1] >> KIND_SHIFT & KIND_MASK
-            if kind in _SIZED or kind == Kind.PTR:
+            if kind in SIZED or kind == Kind.PTR:
                 size = self.pointer_size if kind == Kind.PTR else words[at + 2]
                 if elements and size > _U32_MAX // elements:
                     return -7
@@ -432,7 +415,7 @@ class Btf:
                     return -7
                 elements *= length
                 type_id = words[at + 3]
-            elif kind in _SIZE_FOLLOWS:
+            elif kind in SIZE_FOLLOWS:
                 type_id = words[at + 2]
             else:
                 return -22
@@ -444,7 +427,7 @@ class Btf:
         if not self._pointer_size:
             found = [
                 (type_id, size)
-                for name in _LONG_NAMES
+                for name in LONG_NAMES
                 for type_id in self.ids_named(name, Kind.INT)
                 if (size := self.reference(type_id)) in (4, 8)
             ]
@@ -518,7 +501,3 @@ class Btf:
         first = at + RECORD_WORDS
         chunk = self.words[first : first + count * width]
         return zip(*(chunk[lane::width] for lane in range(width)), strict=True)
-
-
-def _as_signed(value: int, bits: int, signed: bool) -> int:
-    return value - (1 << bits) if signed and value >> (bits - 1) else value

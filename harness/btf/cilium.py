@@ -13,6 +13,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.btf.btf import Btf
+from harness.btf.cilium_types import (
+    Impossible,
+    ProgramError,
+    compatible,
+    essential,
+    go_kind,
+    match,
+    members_compatible,
+)
 from harness.btf.errors import BtfError
 from harness.btf.index import essential_name
 from harness.btf.insn import ALU, ALU64, LDX, ST, STX
@@ -49,14 +58,6 @@ class Disagreement:
     text: str  # `poison`, `= 16`, `error: …`, …
 
 
-class _Impossible(Exception):  # noqa: N818 - this candidate does not fit
-    """errImpossibleRelocation, errIncompatibleTypes."""
-
-
-class _Error(Exception):
-    """The program does not load."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Fixup:
     local: int = 0
@@ -73,12 +74,6 @@ class _Field:
     bit_offset: int = 0
     bits: int = 0
     last: bool = False  # the last member: may be a flexible array
-
-
-def essential(name: bytes) -> bytes:
-    """cilium's newEssentialName: everything before the last `___`, unless that is nothing."""
-    at = name.rfind(b"___")
-    return name[:at] if at > 0 else name
 
 
 def disagreements(
@@ -197,10 +192,10 @@ class _Run:
         if key not in self._fixups:
             try:
                 self._fixups[key] = _fixup(self._local, type_id, kind, raw, target, candidate)
-            except _Impossible:
+            except Impossible:
                 missing = _Fixup(1, 0) if kind in _EXISTENCE else _Fixup(poison=True)
                 self._fixups[key] = missing
-            except (_Error, BtfError, LookupError) as error:
+            except (ProgramError, BtfError, LookupError) as error:
                 self._fixups[key] = str(error)
         return self._fixups[key]
 
@@ -209,24 +204,24 @@ def _fixup(
     local: Btf, type_id: int, kind: int, raw: tuple[int, ...], target: Btf, candidate: int
 ) -> _Fixup:
     if kind == RelocationKind.TYPE_MATCHES:
-        _match(local, type_id, target, candidate, set())
+        match(local, type_id, target, candidate, set())
         return _Fixup(1, 1)
     if kind in TYPE_KINDS:
-        _compatible(local, type_id, target, candidate, set())
+        compatible(local, type_id, target, candidate, set())
         if kind == RelocationKind.TYPE_EXISTS:
             return _Fixup(1, 1)
         if kind == RelocationKind.TYPE_ID_TARGET:
             if target.first_own_id > 1:
-                raise _Impossible  # ids of modules cannot be encoded
+                raise Impossible  # ids of modules cannot be encoded
             return _Fixup(type_id, candidate)
         return _Fixup(_size(local, type_id), _size(target, candidate))
     if kind in ENUM_KINDS:
         ours, theirs = _enum_value(local, type_id, raw, target, candidate)
         return _Fixup(1, 1) if kind == RelocationKind.ENUMVAL_EXISTS else _Fixup(ours, theirs)
     if kind not in FIELD_KINDS:
-        raise _Error("unknown relocation kind")
+        raise ProgramError("unknown relocation kind")
     if target.kind(target.skip(candidate)) == Kind.FWD:
-        raise _Impossible
+        raise Impossible
     one, other = _find_field(local, type_id, raw, target, candidate)
     if kind == RelocationKind.FIELD_EXISTS:
         return _Fixup(1, 1)
@@ -244,71 +239,65 @@ def _fixup(
     return _Fixup(0, 64 - _size(target, other.type_id) * 8 + other.bit_offset & _U64)
 
 
-def _kind(btf: Btf, type_id: int) -> int:
-    """Kind as a Go type: ENUM64 is ENUM."""
-    kind = btf.kind(btf.skip(type_id))
-    return Kind.ENUM if kind == Kind.ENUM64 else kind
-
-
 def _size(btf: Btf, type_id: int) -> int:
     size = btf.try_size(type_id)
     if size < 0:
-        raise _Error("a type without size")
+        raise ProgramError("a type without size")
     return size
 
 
 def _signed(local: Btf, one: int, target: Btf, other: int) -> _Fixup:
-    kind, theirs = _kind(local, one), _kind(target, other)
+    kind, theirs = go_kind(local, one), go_kind(target, other)
     if kind == Kind.ENUM:
         if theirs != Kind.ENUM:
-            raise _Error("the target is no enum")
+            raise ProgramError("the target is no enum")
         return _Fixup(local.is_signed(one), target.is_signed(other))
     if kind == Kind.INT:
         if theirs != Kind.INT:
-            raise _Error("the target is no int")
+            raise ProgramError("the target is no int")
         return _Fixup(
             local.int_word(local.skip(one)) >> 24 & INT_SIGNED,
             target.int_word(target.skip(other)) >> 24 & INT_SIGNED,
         )
-    raise _Error("no signedness")
+    raise ProgramError("no signedness")
 
 
 def _enum_value(
     local: Btf, type_id: int, raw: tuple[int, ...], target: Btf, candidate: int
 ) -> tuple[int, int]:
     chosen = local.enumerators(local.skip(type_id))[raw[0]]
-    if _kind(target, candidate) != Kind.ENUM:
-        raise _Impossible
+    if go_kind(target, candidate) != Kind.ENUM:
+        raise Impossible
     wanted = essential(chosen.name.encode())
     for one in target.enumerators(target.skip(candidate)):
         if essential(one.name.encode()) == wanted:
             return chosen.value & _U64, one.value & _U64
-    raise _Impossible
+    raise Impossible
 
 
 def _find_field(
     local: Btf, type_id: int, raw: tuple[int, ...], target: Btf, candidate: int
 ) -> tuple[_Field, _Field]:
     one, other = _Field(type_id, 0), _Field(candidate, 0)
-    _members_compatible(local, type_id, target, candidate)
+    members_compatible(local, type_id, target, candidate)
     if raw[0]:
         one.offset = raw[0] * _size(local, type_id)
         other.offset = raw[0] * _size(target, candidate)
     for step, index in enumerate(raw[1:], 2):
-        kind = _kind(local, one.type_id)
+        kind = go_kind(local, one.type_id)
         if kind in _COMPOSITES:
             member = _member(local, local.skip(one.type_id), index)
             if not member.name:
-                if _kind(local, member.type_id) not in _COMPOSITES:
-                    raise _Error("an unnamed field that is no struct")
+                if go_kind(local, member.type_id) not in _COMPOSITES:
+                    raise ProgramError("an unnamed field that is no struct")
                 one = _Field(member.type_id, one.offset + member.bit_offset // 8)
                 continue
-            if _kind(target, other.type_id) not in _COMPOSITES:
-                raise _Impossible
+            if go_kind(target, other.type_id) not in _COMPOSITES:
+                raise Impossible
             found = _find_member(target, target.skip(other.type_id), member.name)
             bitfield = member.bits or found.bits
             if bitfield and step < len(raw):
-                raise _Error("cannot descend into a bitfield")
+                raise ProgramError("cannot descend into a bitfield")
             one = _moved(one, member.type_id, member.bit_offset, member.bits, member.last)
             other = _moved(other, found.type_id, found.bit_offset, found.bits, found.last)
             if bitfield:
@@ -317,8 +306,8 @@ def _find_field(
         elif kind == Kind.ARRAY:
             one, other = _element(local, one, target, other, index)
         else:
-            raise _Error("a field of something that has none")
-        _members_compatible(local, one.type_id, target, other.type_id)
+            raise ProgramError("a field of something that has none")
+        members_compatible(local, one.type_id, target, other.type_id)
     return one, other
 
 
@@ -343,22 +332,22 @@ def _alignment(btf: Btf, type_id: int) -> int:
         return btf.pointer_size
     if kind == Kind.ARRAY:
         return _alignment(btf, btf.array_of(type_id)[0])
-    raise _Error("no alignment")
+    raise ProgramError("no alignment")
 
 
 def _element(
     local: Btf, one: _Field, target: Btf, other: _Field, index: int
 ) -> tuple[_Field, _Field]:
-    if _kind(target, other.type_id) != Kind.ARRAY:
-        raise _Impossible
+    if go_kind(target, other.type_id) != Kind.ARRAY:
+        raise Impossible
     element, length = local.array_of(local.skip(one.type_id))
     target_element, target_length = target.array_of(target.skip(other.type_id))
     if (length == 0 and not one.last) or (target_length == 0 and not other.last):
-        raise _Error("invalid flexible array")
+        raise ProgramError("invalid flexible array")
     if length and index >= length:
-        raise _Error("an index outside the array")
+        raise ProgramError("an index outside the array")
     if target_length and index >= target_length:
-        raise _Impossible
+        raise Impossible
     return (
         _Field(element, one.offset + (index * _size(local, element) if index else 0)),
         _Field(
@@ -381,7 +370,7 @@ def _member(btf: Btf, type_id: int, number: int) -> _Member:
     info = btf.words[at + 1]
     count = info & VLEN_MASK
     if number >= count:
-        raise _Error("a member that does not exist")
+        raise ProgramError("a member that does not exist")
     name_off, member, offset = btf.words[at + 3 + 3 * number : at + 6 + 3 * number]
     bits, offset = (offset >> 24, offset & 0xFFFFFF) if info >> 31 else (0, offset)
     return _Member(btf.string_bytes(name_off), member, offset, bits, number == count - 1)
@@ -395,7 +384,7 @@ def _find_member(btf: Btf, type_id: int, name: bytes) -> _Member:
         if (composite, base) in seen:
             continue
         if len(seen) >= _MAX_DEPTH:
-            raise _Error("nested too deeply")
+            raise ProgramError("nested too deeply")
         seen.add((composite, base))
         table = btf.member_table(composite)
         position = table.positions.get(name, -1)
@@ -405,127 +394,10 @@ def _find_member(btf: Btf, type_id: int, name: bytes) -> _Member:
             member = _member(btf, composite, number)
             inner = btf.skip(member.type_id)
             if btf.kind(inner) not in _COMPOSITES:
-                raise _Error("an anonymous member that is no struct")
+                raise ProgramError("an anonymous member that is no struct")
             waiting.append((inner, base + member.bit_offset))
         if position >= 0:
             found = _member(btf, composite, position)
             found.bit_offset += base
             return found
-    raise _Impossible
-
-
-def _names_match(one: bytes, other: bytes) -> bool:
-    return not one or not other or essential(one) == essential(other)
-
-
-def _members_compatible(local: Btf, one: int, target: Btf, other: int) -> None:
-    kind, theirs = _kind(local, one), _kind(target, other)
-    if kind in _COMPOSITES and theirs in _COMPOSITES:
-        return
-    if kind != theirs:
-        raise _Impossible
-    if kind in (Kind.ARRAY, Kind.PTR, Kind.FLOAT, Kind.INT):
-        return
-    if kind not in (Kind.ENUM, Kind.FWD):
-        raise _Error("a field of a kind that cannot be one")
-    one, other = local.skip(one), target.skip(other)
-    if not _names_match(local.name_bytes(one), target.name_bytes(other)):
-        raise _Impossible
-
-
-def _compatible(local: Btf, one: int, target: Btf, other: int, seen: set[tuple[int, int]]) -> None:
-    one, other = local.skip(one), target.skip(other)
-    kind = _kind(local, one)
-    if kind != _kind(target, other):
-        raise _Impossible
-    if (one, other) in seen:
-        return
-    seen.add((one, other))
-    if kind in (Kind.VOID, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.FWD, Kind.INT):
-        return
-    if kind == Kind.PTR:
-        _compatible(local, local.reference(one), target, target.reference(other), seen)
-    elif kind == Kind.ARRAY:
-        _compatible(local, local.array_of(one)[0], target, target.array_of(other)[0], seen)
-    elif kind == Kind.FUNC_PROTO:
-        _compatible(local, local.reference(one), target, target.reference(other), seen)
-        ours, theirs = local.parameters(one), target.parameters(other)
-        if len(ours) != len(theirs):
-            raise _Impossible
-        for mine, yours in zip(ours, theirs, strict=True):
-            _compatible(local, mine.type_id, target, yours.type_id, seen)
-    else:
-        raise _Error("a kind that cannot be compared")
-
-
-def _match(local: Btf, one: int, target: Btf, other: int, seen: set[tuple[int, int]]) -> None:
-    one, other = local.skip(one), target.skip(other)
-    kind = _kind(local, one)
-    if not _names_match(local.name_bytes(one), target.name_bytes(other)):
-        raise _Impossible
-    if kind != _kind(target, other):
-        raise _Impossible
-    if (one, other) in seen:
-        return
-    seen.add((one, other))
-    if kind == Kind.FWD:
-        if local.kflag(one) != target.kflag(other):
-            raise _Impossible
-    elif kind == Kind.ENUM:
-        _enums_match(local, one, target, other)
-    elif kind in _COMPOSITES:
-        mine, yours = local.members(one), target.members(other)
-        by_name = {member.name: member.type_id for member in yours}
-        if len(mine) > len(yours):
-            raise _Impossible
-        for member in mine:
-            if member.name not in by_name:
-                raise _Impossible
-            _match(local, member.type_id, target, by_name[member.name], seen)
-    elif kind == Kind.INT:
-        if _int_shape(local, one) != _int_shape(target, other):
-            raise _Impossible
-    elif kind == Kind.PTR:
-        to, theirs = local.reference(one), target.reference(other)
-        if not (
-            _forward_matches(local, to, target, theirs)
-            or _forward_matches(target, theirs, local, to)
-        ):
-            _match(local, to, target, theirs, seen)
-    elif kind == Kind.ARRAY:
-        (element, length), (there, count) = local.array_of(one), target.array_of(other)
-        if length != count:
-            raise _Impossible
-        _match(local, element, target, there, seen)
-    elif kind == Kind.FUNC_PROTO:
-        ours, parameters = local.parameters(one), target.parameters(other)
-        if len(ours) != len(parameters):
-            raise _Impossible
-        for parameter, counterpart in zip(ours, parameters, strict=True):
-            _match(local, parameter.type_id, target, counterpart.type_id, seen)
-        _match(local, local.reference(one), target, target.reference(other), seen)
-    elif kind != Kind.VOID:
-        raise _Error("a kind that cannot be matched")
-
-
-def _forward_matches(btf: Btf, forward: int, other_btf: Btf, other: int) -> bool:
-    """A forward declaration behind a pointer stands for any struct or union of its kind."""
-    forward, other = btf.skip(forward), other_btf.skip(other)
-    if btf.kind(forward) != Kind.FWD:
-        return False
-    return other_btf.kind(other) == (Kind.UNION if btf.kflag(forward) else Kind.STRUCT)
-
-
-def _int_shape(btf: Btf, type_id: int) -> tuple[int, bool]:
-    return btf.reference(type_id), btf.int_word(type_id) >> 24 & 15 == INT_SIGNED
-
-
-def _enums_match(local: Btf, one: int, target: Btf, other: int) -> None:
-    if local.reference(one) != target.reference(other):
-        raise _Impossible
-    ours, theirs = local.enumerators(one), target.enumerators(other)
-    names = {essential(value.name.encode()) for value in theirs}
-    if len(ours) > len(theirs):
-        raise _Impossible
-    if any(essential(value.name.encode()) not in names for value in ours):
-        raise _Impossible
+    raise Impossible

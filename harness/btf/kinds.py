@@ -115,6 +115,17 @@ TRAILER_PER_ELEMENT: Final = {
 }
 
 
+# Typedefs and qualifiers; kinds with a size of their own; kinds whose size is another type's.
+MODIFIERS: Final = frozenset(
+    (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
+)
+IS_MODIFIER: Final = bytes(number in MODIFIERS for number in range(KIND_MASK + 1))
+SIZED: Final = frozenset(
+    (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT, Kind.DATASEC)
+)
+SIZE_FOLLOWS: Final = MODIFIERS | {Kind.VAR, Kind.DECL_TAG}
+
+
 def kind_name(kind: int) -> str:
     """`struct` for 4; `kind 25` for a kind nobody has named yet."""
     return KIND_NAMES[kind] if 0 <= kind < len(KIND_NAMES) else f"kind {kind}"
@@ -123,3 +134,24 @@ def kind_name(kind: int) -> str:
 def relocation_name(kind: int) -> str:
     """`byte_off` for 0; `unknown` as libbpf says for others."""
     return RELOCATION_NAMES[kind] if 0 <= kind < len(RELOCATION_NAMES) else "unknown"
+
+
+# The first INT of one of these names tells how wide a pointer is (libbpf, determine_ptr_size).
+LONG_NAMES: Final = (
+    b"long",
+    b"long int",
+    b"int long",
+    b"unsigned long",
+    b"long unsigned",
+    b"unsigned long int",
+    b"unsigned int long",
+    b"long unsigned int",
+    b"long int unsigned",
+    b"int unsigned long",
+    b"int long unsigned",
+)
+
+
+def as_signed(value: int, bits: int, signed: bool) -> int:
+    """`value` of `bits` bits, read as two's complement if `signed`."""
+    return value - (1 << bits) if signed and value >> (bits - 1) else value
