@@ -350,6 +350,8 @@ def _initrd(bench: Bench, files: KernelFiles, run_dir: Path) -> Path:
         inside[f"{SUBJECT_DIR}/{subject.loader.name}"] = subject.loader
     if files.btf is not None and files.btf_detached:
         inside[GUEST_BTF] = files.btf
+    if files.config is not None:  # where libbpf looks for CONFIG_* externs
+        inside[f"/boot/config-{files.release}"] = files.config
     inside[OBJCHECK] = bench.objcheck
     archive, initrd = run_dir / "subject.cpio", run_dir / "initrd"
     initramfs.pack(inside, archive)

@@ -89,7 +89,7 @@ _BACKEND_HELP = "auto, docker or local"
         "manifest": "a subject manifest to test instead of the DNS observer's",
         "jobs": "guests at once (default: as many as cores and memory carry)",
         "strict": "unavailable kernels make the exit status 3",
-        "checks": "comma-separated check names (default: all)",
+        "checks": "comma-separated check names, or all (default: the quick ones)",
         "out": "directory of the report (default: reports/<time>)",
         "append": "a word for the kernels' command line (repeatable)",
         "boot-timeout": "seconds a kernel may take to boot",
@@ -336,7 +336,8 @@ def bench_task(
             found = bench_resolve.measure(
                 subject.subject.object, types, rounds=_number("rounds", rounds)
             )
-            text, verdict = bench_resolve.render(found), Verdict.PASS
+            text = bench_resolve.render(found)
+            verdict = Verdict.PASS if found.good else Verdict.FAIL
         else:
             raise UsageError(f"unknown action '{action}'", hint="there is boot, resolve")
     print(text)

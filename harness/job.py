@@ -79,7 +79,8 @@ def plan_text(wanted: Request, cache: Cache) -> str:
     lines += [f"  {k.name:<14} {k.release:<26} {k.source}" for k in wanted.directories]
     jobs = pipeline.jobs_for(wanted)
     lines += [
-        f"Checks:      compile, {', '.join(check.name for check in wanted.checks)}",
+        f"Checks:      compile, core-access, resolve, {', '.join(c.name for c in wanted.checks)}",
+        *_left_out(wanted),
         f"Backend:     {wanted.backend}; {jobs} guests at once, "
         f"{wanted.machine.vcpus} CPUs and {wanted.machine.memory_mib} MiB each",
         f"Accelerator: {pipeline.known_accelerator(cache)}",
@@ -89,6 +90,11 @@ def plan_text(wanted: Request, cache: Cache) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _left_out(wanted: Request) -> list[str]:
+    names = [check.name for check in checks.ALL if check not in wanted.checks]
+    return [f"             not asked: {', '.join(names)} (--checks all)"] if names else []
 
 
 def write_reports(run: Run, directory: Path) -> list[Path]:
@@ -145,8 +151,10 @@ def _chosen_checks(words: str) -> tuple[checks.Check, ...]:
     for name in names:
         if name not in (*by_name, "all"):
             raise UsageError(f"unknown check '{name}'", hint=f"there is {', '.join(by_name)}")
-    if not names or "all" in names:
+    if "all" in names:
         return checks.ALL
+    if not names:
+        return tuple(check for check in checks.ALL if not check.thorough)
     return tuple(check for check in checks.ALL if check.name in names)
 
 

@@ -92,3 +92,4 @@ class Check:
     ask: Callable[[Context], CheckResult]
     estimate_s: float  # under TCG on two cores
     needs_loader: bool = False  # only for subjects that bring one
+    thorough: bool = False  # only when asked for: by name, or with --checks all

@@ -265,5 +265,5 @@ def _octets(text: str) -> bytes:
 
 CHECK = Check(
     name="corpus", question="Is each datagram of the corpus read as the reference reads it?",
-    ask=_ask, estimate_s=2.5, needs_loader=True,
+    ask=_ask, estimate_s=2.5, needs_loader=True, thorough=True,
 )  # fmt: skip

@@ -214,5 +214,5 @@ def _judged(context: Context, runs: Mapping[str, _Run], wrong: list[str]) -> Che
 
 CHECK = Check(
     name="sends", question="Is each way to send a datagram seen as it must be?",
-    ask=_ask, estimate_s=4.5, needs_loader=True,
+    ask=_ask, estimate_s=4.5, needs_loader=True, thorough=True,
 )  # fmt: skip
