@@ -11,7 +11,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,8 @@ _GUEST_LINKS = {"/usr/bin/env": "/bin/busybox", "/usr/bin/bash": "/bin/bash"}
 # Paths of a merged /usr (base-files makes them, which is not among our packages).
 _MERGED = ("bin", "sbin", "lib", "lib64")
 # Our own programs of the guest: source beside this file -> where it goes.
-_OWN_PROGRAMS = {"init.c": "/init", "command.c": "/usr/bin/km-command"}
+_CORE_SOURCES = {"init.c": "/init"}
+_MORE_SOURCES = {"command.c": "/usr/bin/km-command"}
 _NSD_CONF = """\
 server:
   ip-address: 127.0.0.1
@@ -123,15 +124,16 @@ def guest_archive(
     """The initramfs that a guest starts from: init, busybox, qemu-ga; if full, bash, dnsperf, nsd."""
     sources = Path(__file__).parent / "guestbin"
     programs = _CORE_PROGRAMS + (_MORE_PROGRAMS if full else ())
+    own = _CORE_SOURCES | (_MORE_SOURCES if full else {})
     key = _digest(
         repr((root.directory.name, programs, _GUEST_LINKS, _NSD_CONF, _ZONE, _RECIPE))
-        + "".join((sources / name).read_text(encoding="utf-8") for name in _OWN_PROGRAMS)
+        + "".join((sources / name).read_text(encoding="utf-8") for name in own)
     )
 
     def fill(directory: Path) -> None:
         on_progress("packing the guest's base archive")
         with tempfile.TemporaryDirectory(prefix="guest-", dir=directory) as name:
-            _pack_guest(root, programs, sources, Path(name), directory / "base.cpio")
+            _pack_guest(root, programs, own, Path(name), directory / "base.cpio")
 
     return cache.entry("guest", key, fill) / "base.cpio"
 
@@ -165,13 +167,18 @@ def _mmdebstrap(directory: Path) -> None:
 
 
 def _pack_guest(
-    root: BaseRoot, programs: tuple[str, ...], sources: Path, work: Path, archive: Path
+    root: BaseRoot,
+    programs: tuple[str, ...],
+    own: Mapping[str, str],
+    work: Path,
+    archive: Path,
 ) -> None:
+    sources = Path(__file__).parent / "guestbin"
     files = closure.closure(root.directory, programs)
-    for source, inside in _OWN_PROGRAMS.items():
+    for source, inside in own.items():
         program = work / Path(source).stem
         process.run(
-            ["cc", "-static", "-O2", "-Wall", "-o", program, sources / source], timeout_s=60,
+            ["cc", "-static", "-O2", "-s", "-Wall", "-o", program, sources / source], timeout_s=60,
             hint="inv doctor names the compiler's package",
         )  # fmt: skip
         files[inside] = program
