@@ -200,7 +200,7 @@ def inspect_task(c: Context, object: str, json: bool = False) -> None:
     positional=["object"],
     iterable=["btf", "kernel_dir"],
     help={
-        "object": "a .bpf.o, several with commas between, or a directory of them",
+        "object": "a .bpf.o or a directory of them; several may follow each other",
         "btf": "a BTF file, a directory of them, or 'kernels': the catalogue's (repeatable)",
         "kernels": "with --btf kernels: which ones (default: all)",
         "kernel-dir": "a directory with a kernel that someone built (repeatable)",
@@ -370,11 +370,21 @@ class _Program(Program):
     # typing.override is of Python 3.12.
     def parse_core(self, argv: list[str] | None) -> None:  # type: ignore[explicit-override]
         with _parsing():
-            super().parse_core(argv)
+            super().parse_core(_joined(list(sys.argv if argv is None else argv)))
 
     def parse_tasks(self) -> None:  # type: ignore[explicit-override]
         with _parsing():
             super().parse_tasks()
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`resolve a.o b.o --btf x`: invoke has no argument that takes several words, we join them."""
+    if "resolve" not in argv:
+        return argv
+    start = argv.index("resolve") + 1
+    options = (i for i, word in enumerate(argv) if i >= start and word.startswith("-"))
+    end = next(options, len(argv))
+    return [*argv[:start], *filter(None, [",".join(argv[start:end])]), *argv[end:]]
 
 
 @contextlib.contextmanager

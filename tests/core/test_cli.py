@@ -210,3 +210,18 @@ def test_help_names_every_task(here: Here) -> None:
     assert (status, err) == (0, "")
     for task in ("kernel-matrix", "kernels", "inspect", "resolve", "run", "shell", "report"):
         assert f"  {task} " in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "parsed"),
+    [
+        (["x", "resolve", "a.o"], ["x", "resolve", "a.o"]),
+        (["x", "resolve", "a.o", "b.o", "--btf", "d"], ["x", "resolve", "a.o,b.o", "--btf", "d"]),
+        (["x", "resolve", "--help"], ["x", "resolve", "--help"]),
+        (["x", "lint"], ["x", "lint"]),
+    ],
+    ids=["one", "several", "none", "another task"],
+)
+def test_resolve_takes_several_objects(typed: list[str], parsed: list[str]) -> None:
+    """`resolve a.o b.o` as a person types it; invoke alone would take b.o for a task."""
+    assert cli._joined(typed) == parsed
