@@ -180,7 +180,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(things: Things, here: H
     for said in (
         "5.10-oldest",
         "7.3-newest",
-        "compile, load",
+        "compile, core-access, resolve, load",
         "local; 2 guests at once",
         "Estimate",
     ):
