@@ -8,41 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from harness import baseroot, catalogue, images, kernel_container, paths, rundir, supply
+from harness import baseroot, images, kernel_container, rundir
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
-from harness.errors import UnavailableError
 from harness.session import Files
 from harness.supply import KernelFiles
-
-OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
-
-
-@pytest.fixture(scope="session")
-def cache() -> Cache:
-    """The machine's own: kernels and the base root are too large to fetch for a test."""
-    return Cache.default()
+from tests.conftest import NEWEST
 
 
 @pytest.fixture(scope="session")
 def root(cache: Cache) -> BaseRoot:
     return baseroot.obtain(cache, print)
-
-
-@pytest.fixture(scope="session")
-def kernel(cache: Cache) -> Callable[[str], KernelFiles]:
-    """A kernel of the catalogue, as locked."""
-    directory = paths.catalogue_dir()
-    known = {kernel.name: kernel for kernel in catalogue.load(directory).kernels}
-    lock = supply.read_lock(directory / "kernels.lock")
-
-    def obtain(name: str) -> KernelFiles:
-        try:
-            return supply.obtain(known[name], cache=cache, lock=lock)
-        except UnavailableError as error:
-            pytest.skip(f"{name} cannot be had here: {error.message}")
-
-    return obtain
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 from harness import process
 from harness.process import Completed
 from harness.supply import KernelFiles
-from tests.container.conftest import NEWEST, OLDEST
+from tests.conftest import NEWEST, OLDEST
 
 pytestmark = pytest.mark.vm
 

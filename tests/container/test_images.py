@@ -18,7 +18,7 @@ from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.supply import KernelFiles
-from tests.container.conftest import NEWEST
+from tests.conftest import NEWEST
 
 PACKAGE = Path(harness.__file__).parent
 

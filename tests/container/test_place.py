@@ -23,7 +23,7 @@ from harness.place import Local
 from harness.qemu import Accelerator, Machine
 from harness.session import Command, Files
 from harness.supply import KernelFiles
-from tests.container.conftest import NEWEST, OLDEST
+from tests.conftest import NEWEST, OLDEST
 
 pytestmark = pytest.mark.vm
 
