@@ -65,7 +65,7 @@ def lock(words: str, arch: str, cache: Cache, emit: Listener) -> tuple[list[str]
         chosen(words, arch), lock_path(), cache=cache, on_progress=noting(emit)
     )
     lines = [f"{lock_path()}: {len(found.changed)} changed: {', '.join(found.changed) or 'none'}"]
-    lines += [f"unavailable: {reason}" for _, reason in found.unavailable]
+    lines += [f"unavailable: {name}: {reason}" for name, reason in found.unavailable]
     return lines, 0
 
 
