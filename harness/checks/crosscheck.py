@@ -59,6 +59,11 @@ def _ask(context: Context) -> CheckResult:
             remedy="report this with the object and the kernel's BTF: the resolver is wrong",
             evidence=(Evidence(title="differences", text=_lines(differences[:50])), kept),
         )  # fmt: skip
+    if not compared:
+        return CheckResult(
+            check=CHECK.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
+            summary="libbpf came to no relocation: nothing to compare",
+        )  # fmt: skip
     return CheckResult(check=CHECK.name, verdict=Verdict.PASS, figures=(figure,))
 
 

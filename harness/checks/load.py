@@ -70,6 +70,12 @@ def _ask(context: Context) -> CheckResult:
             remedy=_REMEDY[Cause.LIMIT_EXCEEDED], figures=figures, evidence=(kept,),
         )  # fmt: skip
     excused = [p.name for p in loaded.programs if not p.ok]
+    if len(excused) == len(loaded.programs):
+        return CheckResult(
+            check=CHECK.name, verdict=Verdict.UNSUPPORTED, cause=Cause.FEATURE_MISSING,
+            summary=f"none of its programs loads here; all are excused: {', '.join(excused)}",
+            remedy=_REMEDY[Cause.FEATURE_MISSING], evidence=(kept,),
+        )  # fmt: skip
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=figures, evidence=(kept,),
         summary=f"without {', '.join(excused)}, which the manifest excuses" if excused else "",
