@@ -38,6 +38,8 @@ static const char USAGE[] =
 	"  --duration-s N      end after N seconds (never)\n"
 	"  --output FILE       write here (standard output)\n"
 	"  --metrics FILE      keep Prometheus metrics in this file, written once a second\n"
+	"  --events KIND       run: full, brief (only the time stamp of each) or none: counted,\n"
+	"                      not written (full)\n"
 	"  --payload           add the captured octets to each event\n"
 	"  --input FILE        datagrams for parse (standard input)\n"
 	"  --all               load: optional programs too\n"
@@ -73,6 +75,7 @@ enum option_id {
 	O_RING,
 	O_BUFFER,
 	O_LIMITER,
+	O_EVENTS,
 	O_DURATION,
 	O_OUTPUT,
 	O_METRICS,
@@ -91,6 +94,7 @@ static const struct option LONG[] = {
 	{ "ring-bytes", required_argument, NULL, O_RING },
 	{ "buffer", required_argument, NULL, O_BUFFER },
 	{ "limiter", required_argument, NULL, O_LIMITER },
+	{ "events", required_argument, NULL, O_EVENTS },
 	{ "duration-s", required_argument, NULL, O_DURATION },
 	{ "output", required_argument, NULL, O_OUTPUT },
 	{ "metrics", required_argument, NULL, O_METRICS },
@@ -130,6 +134,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 {
 	static const char *const buffers[] = { "auto", "ringbuf", "perf", NULL };
 	static const char *const limiters[] = { "auto", "xadd", "gcra", NULL };
+	static const char *const events[] = { "full", "brief", "none", NULL };
 	static const char *const formats[] = { "json", "prometheus", NULL };
 	unsigned long value;
 	int id, picked;
@@ -152,6 +157,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 			break;
 		case O_BUFFER: o->buffer = (enum buffer_kind)(picked = choice(optarg, buffers)); break;
 		case O_LIMITER: o->limiter = (enum limiter_kind)(picked = choice(optarg, limiters)); break;
+		case O_EVENTS: o->events = (enum events_kind)(picked = choice(optarg, events)); break;
 		case O_FORMAT: o->prometheus = picked = choice(optarg, formats); break;
 		case O_RING:
 			picked = number(optarg, 4096, 1UL << 30, &o->ring_bytes);

@@ -21,6 +21,9 @@ enum exit_status {
 enum buffer_kind { BUFFER_AUTO, BUFFER_RINGBUF, BUFFER_PERF };
 enum limiter_kind { LIMITER_AUTO, LIMITER_XADD, LIMITER_GCRA };
 
+/* What is written of each event: everything, its time stamp, nothing. */
+enum events_kind { EVENTS_FULL, EVENTS_BRIEF, EVENTS_NONE };
+
 #define SETS_MAX 64
 
 struct options {
@@ -33,6 +36,7 @@ struct options {
 	int n_sets;
 	enum buffer_kind buffer;
 	enum limiter_kind limiter;
+	enum events_kind events;
 	unsigned long ring_bytes;
 	unsigned long log_bytes;
 	unsigned duration_s;

@@ -260,7 +260,7 @@ static const char USAGE[] =
 	"              every way a datagram leaves, a JSON line each\n"
 	"senddrv corpus FILE                           the datagrams of a corpus, to 127.0.0.1:53\n"
 	"senddrv flood [--count N] [--rate R] [--threads T] [--duration-s S] [--cpu LIST]\n"
-	"              [--non-dns | --answers] [--v6] [--label TEXT]\n"
+	"              [--non-dns | --answers | --unroutable] [--v6] [--label TEXT]\n"
 	"\n"
 	"--label: 1 to 40 of a-z 0-9 -, in every name; random when not given. --step: wait for a\n"
 	"line on standard input after each case.\n"
@@ -289,7 +289,7 @@ int main(int argc, char **argv)
 		{ "label", 1, NULL, 'l' },	{ "only", 1, NULL, 'o' },    { "count", 1, NULL, 'c' },
 		{ "rate", 1, NULL, 'r' },	{ "threads", 1, NULL, 't' }, { "cpu", 1, NULL, 'p' },
 		{ "duration-s", 1, NULL, 'd' }, { "non-dns", 0, NULL, 'n' }, { "v6", 0, NULL, '6' },
-		{ "answers", 0, NULL, 'a' },
+		{ "answers", 0, NULL, 'a' },	{ "unroutable", 0, NULL, 'u' },
 		{ "step", 0, NULL, 's' },
 		{ "help", 0, NULL, 'h' },	{ NULL, 0, NULL, 0 },
 	};
@@ -322,6 +322,7 @@ int main(int argc, char **argv)
 		case 'n': flood.non_dns = 1; break;
 		case '6': flood.v6 = 1; break;
 		case 'a': flood.answers = 1; break;
+		case 'u': flood.unroutable = 1; break;
 		case 's': step = 1; break;
 		case 'h': fputs(USAGE, stdout); return 0;
 		default: return usage("unknown option in", argv[0]);
@@ -342,6 +343,8 @@ int main(int argc, char **argv)
 			return usage("--threads is 1 to 256, not", argv[optind]);
 		if (flood.answers && flood.non_dns)
 			return usage("--answers answers questions, not", "--non-dns");
+		if (flood.answers && flood.unroutable)
+			return usage("--answers answers what arrives, not", "--unroutable");
 		return run_flood(&flood);
 	}
 	return usage("no such command", command);

@@ -56,6 +56,7 @@ struct flood {
 	const char *cpus; /* "0,2-3" or NULL */
 	int non_dns;      /* to port 9, with no DNS inside */
 	int v6;
+	int unroutable; /* to a place without a route: every send fails, after the hook */
 	int answers; /* each question is answered from port 53 to its sender */
 };
 int run_flood(const struct flood *flood);

@@ -91,7 +91,7 @@ struct worker {
 	pthread_t thread;
 	unsigned number;
 	int cpu; /* -1: any */
-	unsigned long long sent, errors;
+	unsigned long long sent, unroutable, errors;
 };
 
 static double seconds(void)
@@ -102,16 +102,61 @@ static double seconds(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static int connected_socket(const struct flood *flood)
-{
-	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(flood->non_dns ? 9 : 53),
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = v4.sin_port,
-				   .sin6_addr = IN6ADDR_LOOPBACK_INIT };
-	int fd = socket(flood->v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
+/* Where a flood goes. Nobody has a route to the documentation networks (RFC 5737, RFC 3849). */
+union destination {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
 
-	if (flood->v6 ? connect(fd, (void *)&v6, sizeof(v6)) : connect(fd, (void *)&v4, sizeof(v4)))
+static socklen_t destination_of(const struct flood *flood, union destination *to)
+{
+	in_port_t port = htons(flood->non_dns ? 9 : 53);
+
+	memset(to, 0, sizeof(*to));
+	if (flood->v6) {
+		to->v6.sin6_family = AF_INET6;
+		to->v6.sin6_port = port;
+		inet_pton(AF_INET6, flood->unroutable ? "2001:db8::1" : "::1", &to->v6.sin6_addr);
+		return sizeof(to->v6);
+	}
+	to->v4.sin_family = AF_INET;
+	to->v4.sin_port = port;
+	inet_pton(AF_INET, flood->unroutable ? "192.0.2.1" : "127.0.0.1", &to->v4.sin_addr);
+	return sizeof(to->v4);
+}
+
+/* What a send to a place without a route fails with: no route, or no address of our own. */
+static int is_unroutable(int error)
+{
+	return error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL;
+}
+
+/* Asked by connecting, which sends nothing. 1, 0, or -1: could not ask. */
+static int routable(const struct flood *flood)
+{
+	union destination to;
+	socklen_t size = destination_of(flood, &to);
+	int fd = socket(to.any.sa_family, SOCK_DGRAM, 0), error;
+
+	if (fd < 0)
 		return -1;
+	error = connect(fd, &to.any, size) ? errno : 0;
+	close(fd);
+	return !error ? 1 : is_unroutable(error) ? 0 : -1;
+}
+
+/* Connected, but to where connecting fails. */
+static int flood_socket(const struct flood *flood)
+{
+	union destination to;
+	socklen_t size = destination_of(flood, &to);
+	int fd = socket(to.any.sa_family, SOCK_DGRAM, 0);
+
+	if (fd >= 0 && !flood->unroutable && connect(fd, &to.any, size)) {
+		close(fd);
+		return -1;
+	}
 	return fd;
 }
 
@@ -137,30 +182,42 @@ static void count(struct worker *w, int ok)
 {
 	if (ok)
 		w->sent++;
+	else if (w->flood->unroutable && is_unroutable(errno))
+		w->unroutable++;
 	else
 		w->errors++;
 }
 
-/* The name is unique to thread and number: "t0-00000001.LABEL.test". */
-static size_t flood_query(unsigned char *data, const struct worker *w, unsigned long number)
+/* "tT-NNNNNNNN.LABEL.test", type A: unique to thread and number once numbered. The size. */
+static size_t flood_query(unsigned char *data, const struct worker *w, size_t *number_at)
 {
 	char first[24];
 	size_t label = strlen(run_label), at = 12;
-	int n = snprintf(first, sizeof(first), "t%u-%08lx", w->number, number);
+	int n = snprintf(first, sizeof(first), "t%u-00000000", w->number);
 
 	memset(data, 0, 12);
-	data[0] = (unsigned char)(number >> 8);
-	data[1] = (unsigned char)number;
 	data[2] = 1;
 	data[5] = 1;
 	data[at++] = (unsigned char)n;
 	memcpy(data + at, first, (size_t)n);
 	at += (size_t)n;
+	*number_at = at - 8;
 	data[at++] = (unsigned char)label;
 	memcpy(data + at, run_label, label);
 	at += label;
 	memcpy(data + at, "\4test\0\0\1\0\1", 10);
 	return at + 10;
+}
+
+static void number_query(unsigned char *data, size_t number_at, unsigned long number)
+{
+	int i;
+
+	data[0] = (unsigned char)(number >> 8);
+	data[1] = (unsigned char)number;
+	data[2] &= 0x7f;
+	for (i = 7; i >= 0; i--, number >>= 4)
+		data[number_at + (size_t)i] = (unsigned char)"0123456789abcdef"[number & 15];
 }
 
 static void *work(void *argument)
@@ -169,9 +226,12 @@ static void *work(void *argument)
 	const struct flood *f = w->flood;
 	unsigned long share = f->count / f->threads + (w->number < f->count % f->threads);
 	double rate = (double)f->rate / f->threads, start, due;
+	union destination to;
+	socklen_t to_size = f->unroutable ? destination_of(f, &to) : 0;
+	const struct sockaddr *dest = f->unroutable ? &to.any : NULL;
 	unsigned char data[QUERY_MAX];
 	unsigned long number = 0;
-	size_t size;
+	size_t size, number_at;
 	cpu_set_t set;
 	struct sockaddr_storage local;
 	socklen_t local_size = sizeof(local);
@@ -182,7 +242,7 @@ static void *work(void *argument)
 		CPU_SET((size_t)w->cpu, &set);
 		sched_setaffinity(0, sizeof(set), &set);
 	}
-	fd = connected_socket(f);
+	fd = flood_socket(f);
 	if (fd < 0 || getsockname(fd, (void *)&local, &local_size))
 		return NULL;
 	if (f->answers) {
@@ -190,6 +250,9 @@ static void *work(void *argument)
 		if (server < 0)
 			return NULL;
 	}
+	size = flood_query(data, w, &number_at);
+	if (f->non_dns)
+		memset(data, 0xff, size);
 	start = seconds();
 	while (!f->count || number < share) {
 		if (f->duration_s && number % 32 == 0 && seconds() - start >= f->duration_s)
@@ -199,11 +262,11 @@ static void *work(void *argument)
 			if (due > 0)
 				usleep((useconds_t)(due * 1e6));
 		}
-		size = flood_query(data, w, number++);
-		if (f->non_dns)
-			memset(data, 0xff, size);
+		if (!f->non_dns)
+			number_query(data, number_at, number);
+		number++;
 		/* A refused port makes the next send fail with what the last one met: try again. */
-		count(w, send(fd, data, size, 0) == (ssize_t)size);
+		count(w, sendto(fd, data, size, 0, dest, to_size) == (ssize_t)size);
 		if (f->answers) {
 			data[2] |= 0x80;
 			count(w, sendto(server, data, size, 0, (void *)&local, local_size) == (ssize_t)size);
@@ -244,7 +307,7 @@ static int parse_cpus(const char *text, int *cpus, int max)
 int run_flood(const struct flood *flood)
 {
 	static struct worker workers[256];
-	unsigned long long sent = 0, errors = 0;
+	unsigned long long sent = 0, unroutable = 0, errors = 0;
 	int cpus[256], n_cpus = parse_cpus(flood->cpus, cpus, 256);
 	double start, took;
 	struct json json;
@@ -253,6 +316,11 @@ int run_flood(const struct flood *flood)
 	if (n_cpus < 0) {
 		fprintf(stderr, "senddrv: not a list of CPUs: '%s'\n", flood->cpus);
 		return 2;
+	}
+	if (flood->unroutable && routable(flood)) {
+		fprintf(stderr, "senddrv: --unroutable: there is a route to the documentation network, "
+				"or it cannot be asked for\n");
+		return 3;
 	}
 	start = seconds();
 	for (i = 0; i < flood->threads; i++) {
@@ -266,14 +334,16 @@ int run_flood(const struct flood *flood)
 	for (i = 0; i < flood->threads; i++) {
 		pthread_join(workers[i].thread, NULL);
 		sent += workers[i].sent;
+		unroutable += workers[i].unroutable;
 		errors += workers[i].errors;
 	}
 	took = seconds() - start;
 	json_open(&json, stdout, "flood");
 	json_text(&json, "label", run_label);
 	/* Every call enters the hook, those that fail too. */
-	json_u64(&json, "attempts", sent + errors);
+	json_u64(&json, "attempts", sent + unroutable + errors);
 	json_u64(&json, "sent", sent);
+	json_u64(&json, "unroutable", unroutable);
 	json_u64(&json, "errors", errors);
 	json_u64(&json, "threads", flood->threads);
 	json_u64(&json, "duration_us", (unsigned long long)(took * 1e6));

@@ -120,6 +120,39 @@ def test_flood_answers_each_question(built: Path) -> None:
     assert line["attempts"] in (200, 0)
 
 
+@pytest.mark.parametrize("extra", [[], ["--v6"], ["--threads", "2"]], ids=" ".join)
+def test_unroutable_flood_fails_each_send_and_counts_it(built: Path, extra: list[str]) -> None:
+    """The hook is entered all the same: the fastest way to make hits is by sends that fail."""
+    done = subprocess.run(
+        ["unshare", "-rn", str(built / "senddrv"), "flood", "--count", "300", "--unroutable",
+         *extra],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if done.stderr.startswith("unshare"):
+        pytest.skip(f"no network namespace for tests here: {done.stderr.strip()}")
+    line = json.loads(done.stdout)
+
+    assert (line["attempts"], line["unroutable"]) == (300, 300)
+    assert (line["sent"], line["errors"]) == (0, 0)
+
+
+def test_unroutable_flood_refuses_where_there_is_a_route(built: Path) -> None:
+    """Else it would load a network that is not ours, and be slow."""
+    routed = (
+        "ip link set lo up && ip route add 192.0.2.0/24 dev lo && "
+        f"exec {built / 'senddrv'} flood --count 300 --unroutable"
+    )
+    done = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", routed],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if not done.stderr.startswith("senddrv"):
+        pytest.skip(f"no network namespace, or no ip(8), for tests here: {done.stderr.strip()}")
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "there is a route" in done.stderr
+
+
 def test_flood_keeps_its_rate(built: Path) -> None:
     """Never faster; slower only on a machine that is."""
     (line,) = senddrv(built, "flood", "--count", "200", "--rate", "400")
@@ -137,6 +170,7 @@ def test_flood_keeps_its_rate(built: Path) -> None:
         ["flood", "--count", "-1"],
         ["flood", "--count", "1", "--cpu", "x"],
         ["flood", "--count", "1", "--threads", "0"],
+        ["flood", "--count", "1", "--answers", "--unroutable"],
         ["corpus", "/nonexistent"],
     ],
     ids=" ".join,
