@@ -3,79 +3,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from harness import accel, images, initramfs, objcheck, prediction, results, rundir, supply, vm
-from harness.baseroot import BaseRoot
-from harness.build import Built
-from harness.cache import Cache
+from harness import sitting, supply
 from harness.catalogue import Kernel
-from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Context
-from harness.checks.splat import MARK
+from harness.checks.context import Check
 from harness.errors import HarnessError, UnavailableError
-from harness.guest import CommandTimeoutError, Guest, GuestLostError
-from harness.kernel_container import Docker
-from harness.objcheck import FeaturesAnswer
-from harness.place import Local, Place
-from harness.progress import Listener, Note, Phase
-from harness.qemu import Accelerator, Machine
-from harness.results import (
-    BootFacts,
-    Cause,
-    Cell,
-    CheckResult,
-    Evidence,
-    Figure,
-    KernelFacts,
-    Verdict,
-)
-from harness.subject import Subject
+from harness.progress import Phase
+from harness.results import Cause, Cell, CheckResult, KernelFacts, Verdict, worst
+from harness.sitting import Bench, SharedAccelerator, Sitting, trouble_of
 from harness.supply import KernelFiles
 
-BOOT = "boot"  # the check that comes before all others
-_CONSOLE_TAIL_LINES = 40
-_CONSOLE_KEPT = 4 << 20  # of a console that a guest flooded, its end decides
-
 Wanted = Kernel | KernelFiles
-SubjectSource = Callable[[Cache, Callable[[str], None]], Built]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What a person asked for."""
-
-    subject: SubjectSource
-    kernels: tuple[Kernel, ...]  # of the catalogue
-    directories: tuple[KernelFiles, ...]  # of --kernel-dir
-    lock: Path
-    backend: str  # "auto", "docker", "local"
-    jobs: int  # 0: as many as memory and cores carry
-    checks: tuple[Check, ...]
-    report_dir: Path
-    append: tuple[str, ...] = ()
-    machine: Machine = Machine()  # noqa: RUF009  # frozen
-    boot_timeout_s: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bench:
-    """What every cell needs and no cell changes."""
-
-    request: Request
-    cache: Cache
-    backend: str
-    root: BaseRoot
-    qemu_version: str
-    guest_archive: Path
-    objcheck: Path
-    built: Built
-    lock: supply.Lock | None
-    emit: Listener
+_NEEDED_FIRST = ("load", "attach")  # without them a sitting alone could only say so again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,39 +51,107 @@ def gather(bench: Bench, item: Wanted) -> Prepared:
     return Prepared(facts=facts, files=None, trouble=trouble)
 
 
+class _Tried(NamedTuple):
+    sitting: Sitting
+    attempts: int
+    earlier: tuple[str, ...]
+
+
 def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
-    """One kernel's cell; whatever goes wrong in it is a verdict. `unknown` is tried once more."""
-    if item.trouble is not None:
-        return Cell(kernel=item.facts, boot=None, checks=(item.trouble,))
-    cell = _attempt(bench, item, shared)
-    if cell.verdict is not Verdict.UNKNOWN or shared.cancelled.is_set() or _asked_for(cell):
-        return cell
-    deciding = cell.deciding
+    """One kernel's cell; whatever goes wrong in it is a verdict."""
+    if item.trouble is not None or item.files is None:
+        lacking = HarnessError(f"no files of '{item.name}'")
+        trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, lacking)
+        return Cell(kernel=item.facts, boot=None, checks=(trouble,))
+    files = item.files
+    started = time.monotonic()
+    asked = bench.request.checks
+    timed = [check for check in asked if check.alone]
+    ordinary = [check for check in asked if not check.alone]
+
+    def hold(checks: Sequence[Check], *, alone: bool) -> Sitting:
+        return sitting.hold(bench, files, item.facts, checks, shared, alone=alone)
+
+    sittings: list[_Tried] = []
+    if ordinary or not timed:
+        sittings.append(_tried(bench, item, shared, lambda: hold(ordinary, alone=False)))
+    unasked = [sitting.not_for(check, bench.built.subject) for check in timed]
+    answers = [result for result in unasked if result is not None]
+    if len(answers) < len(timed):
+        stopped = _stopped(sittings[0].sitting) if sittings else None
+        if stopped is None:
+            both = [*timed, *(check for check in ordinary if check.each_boot)]
+            sittings.append(_tried(bench, item, shared, lambda: hold(both, alone=True)))
+        else:
+            answers = [_not_reached(check, stopped) for check in timed]
+    before = () if item.predicted is None else (item.predicted,)
+    held = [tried.sitting for tried in sittings]
+    return Cell(
+        kernel=item.facts,
+        boot=next((one.boot for one in held if one.boot), None),
+        checks=(*before, *_in_order(asked, [*(c for one in held for c in one.checks), *answers])),
+        console=held[0].console,
+        consoles_alone=tuple(one.console for one in held[1:] if one.console),
+        attempts=max(tried.attempts for tried in sittings),
+        earlier=tuple(text for tried in sittings for text in tried.earlier),
+        duration_s=time.monotonic() - started,
+        phases_s=_summed([one.phases_s for one in held]),
+    )
+
+
+def _tried(
+    bench: Bench, item: Prepared, shared: SharedAccelerator, hold: Callable[[], Sitting]
+) -> _Tried:
+    """A sitting; one that is `unknown` is tried once more."""
+    held = hold()
+    deciding = next((check for check in held.checks if check.verdict is held.verdict), None)
+    if held.verdict is not Verdict.UNKNOWN or shared.cancelled.is_set() or _asked_for(deciding):
+        return _Tried(held, 1, ())
     why = deciding.summary.partition("\n")[0] if deciding else ""
     bench.emit(Phase(kernel=item.name, phase="again", detail=why))
-    again = _attempt(bench, item, shared)
-    return replace(again, attempts=2, earlier=(f"{deciding.cause if deciding else ''}: {why}",))
+    return _Tried(hold(), 2, (f"{deciding.cause if deciding else ''}: {why}",))
 
 
-def _asked_for(cell: Cell) -> bool:
+def _asked_for(deciding: CheckResult | None) -> bool:
     """A kernel that panics or hangs said something about itself: another try is no better."""
-    deciding = cell.deciding
     return deciding is not None and deciding.cause in (Cause.PANIC, Cause.HANG, Cause.TIMEOUT)
 
 
-def _attempt(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
-    started = time.monotonic()
-    phases: dict[str, float] = {}
-    before = () if item.predicted is None else (item.predicted,)
-    try:
-        cell = _booted_cell(bench, item, shared, phases)
-    except HarnessError as error:
-        trouble = trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
-        cell = Cell(kernel=item.facts, boot=None, checks=(trouble,))
-    return replace(
-        cell, checks=(*before, *cell.checks), duration_s=time.monotonic() - started,
-        phases_s=phases,
+def _stopped(first: Sitting) -> CheckResult | None:
+    """What makes a sitting alone pointless: no guest, a lost one, or nothing attached."""
+    for check in first.checks:
+        decides = (
+            check.check in (sitting.BOOT, *_NEEDED_FIRST) and check.verdict is not Verdict.PASS
+        )
+        if decides or check.cause in (Cause.PANIC, Cause.HANG, Cause.GUEST_LOST):
+            return check
+    return None
+
+
+def _not_reached(check: Check, stopped: CheckResult) -> CheckResult:
+    return CheckResult(
+        check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.NOT_REACHED,
+        summary=f"not asked: {stopped.check} {stopped.verdict}",
     )  # fmt: skip
+
+
+def _in_order(asked: Sequence[Check], answers: Sequence[CheckResult]) -> list[CheckResult]:
+    """An answer for each check, in the order of asking; of two answers the worse."""
+    found: dict[str, CheckResult] = {}
+    for answer in answers:
+        known = found.get(answer.check)
+        if known is None or worst((known.verdict, answer.verdict)) is not known.verdict:
+            found[answer.check] = answer
+    names = [sitting.BOOT, *(check.name for check in asked)]
+    return [found[name] for name in names if name in found]
+
+
+def _summed(phases: Sequence[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in phases:
+        for name, seconds in one.items():
+            total[name] = total.get(name, 0.0) + seconds
+    return total
 
 
 def _files(bench: Bench, item: Wanted) -> KernelFiles:
@@ -150,243 +161,6 @@ def _files(bench: Bench, item: Wanted) -> KernelFiles:
         item, cache=bench.cache, lock=bench.lock,
         on_progress=lambda text: bench.emit(Phase(kernel=item.name, phase="kernel", detail=text)),
     )  # fmt: skip
-
-
-def _booted_cell(
-    bench: Bench, item: Prepared, shared: SharedAccelerator, phases: dict[str, float]
-) -> Cell:
-    """Boot, ask every check, keep the console whatever happens."""
-    request, files, facts = bench.request, item.files, item.facts
-    if files is None:
-        raise HarnessError(f"no files of '{item.name}'")
-    with _phase(bench, files.name, "prepare", phases):
-        where = place_of(
-            bench.backend, files, bench.root, bench.cache,
-            lambda text: bench.emit(Phase(kernel=files.name, phase="prepare", detail=text)),
-        )  # fmt: skip
-        choice = shared.choose(where, files.vmlinuz)
-    machine = replace(request.machine, accelerator=choice.accelerator)
-    answers: list[CheckResult] = []
-    evidence_dir = request.report_dir / "kernels" / files.name
-    boot: BootFacts | None = None
-    with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:
-        stack.callback(_keep_console, run_dir / "console.log", evidence_dir)
-        initrd = _initrd(bench, files, run_dir)
-        lost: HarnessError | None = None
-        try:
-            with _phase(bench, files.name, "boot", phases):
-                booted = stack.enter_context(
-                    vm.booted(
-                        machine, vmlinuz=files.vmlinuz, initrd=initrd, where=where,
-                        run_dir=run_dir, append=request.append,
-                        boot_timeout_s=request.boot_timeout_s,
-                        cancelled=shared.cancelled.is_set,
-                    )
-                )  # fmt: skip
-            boot = BootFacts(
-                backend=where.name, accelerator=choice.accelerator,
-                accelerator_reason=choice.reason, qemu=bench.qemu_version, vcpus=machine.vcpus,
-                memory_mib=machine.memory_mib, boot_s=booted.boot_s,
-            )  # fmt: skip
-            answers.append(_boot_answer(boot))
-            features = _begin(booted.guest, bench.built.subject)
-            context = Context(
-                guest=booted.guest,
-                features=features, subject=bench.built.subject, kernel=facts,
-                types=prediction.types_of(files, bench.cache),
-                detached_btf=files.btf_detached and files.btf is not None,
-                emulated=choice.accelerator is Accelerator.TCG, evidence_dir=evidence_dir,
-                report_dir=request.report_dir,
-            )  # fmt: skip
-            for check in request.checks:
-                shared.raise_if_cancelled()
-                with _phase(bench, files.name, check.name, phases):
-                    answers.append(_asked(check, context))
-        except GuestLostError as error:
-            lost = error
-        except HarnessError as error:
-            lost = error
-        if lost is not None:
-            answers += _lost(request.checks, answers, lost, run_dir / "console.log", boot)
-    return Cell(
-        kernel=facts, boot=boot, checks=tuple(answers),
-        console=str((evidence_dir / "console.log").relative_to(request.report_dir)),
-    )  # fmt: skip
-
-
-def _asked(check: Check, context: Context) -> CheckResult:
-    """One check's answer. A lost guest passes through: it concerns every check that follows."""
-    if check.needs_loader and not context.loader:
-        return CheckResult(
-            check=check.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
-            summary="the subject brings no loader of its own",
-        )  # fmt: skip
-    started = time.monotonic()
-    try:
-        answer = check.ask(context)
-    except GuestLostError:
-        raise
-    except CommandTimeoutError as error:
-        answer = CheckResult(
-            check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.TIMEOUT, summary=error.message,
-            remedy=error.hint,
-        )  # fmt: skip
-    except HarnessError as error:
-        answer = CheckResult(
-            check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, summary=error.message,
-            remedy=error.hint,
-        )  # fmt: skip
-    return replace(answer, duration_s=time.monotonic() - started)
-
-
-def _boot_answer(boot: BootFacts) -> CheckResult:
-    figure = Figure(
-        name="guest ready",
-        value=boot.boot_s,
-        unit="s",
-        emulated=boot.accelerator == Accelerator.TCG,
-    )
-    return CheckResult(check=BOOT, verdict=Verdict.PASS, figures=(figure,), duration_s=boot.boot_s)
-
-
-_LOST_CAUSE = {
-    "panic": Cause.PANIC, "out-of-memory": Cause.PANIC, "soft-lockup": Cause.HANG,
-    "rcu-stall": Cause.HANG, "hang": Cause.HANG, "infra": Cause.INFRA,
-}  # fmt: skip
-
-
-def _lost(
-    asked: Sequence[Check],
-    answers: Sequence[CheckResult],
-    error: HarnessError,
-    log: Path,
-    boot: BootFacts | None,
-) -> list[CheckResult]:
-    """Answers for the checks that a lost guest left open.
-
-    A kernel that panics or hangs while a check had the subject in it fails that check. One that
-    never came up, or a guest that was killed from outside, tells nothing of the subject: unknown.
-    """
-    reason = error.reason if isinstance(error, GuestLostError) else "infra"
-    cause = _LOST_CAUSE.get(reason, Cause.GUEST_LOST)
-    done = {answer.check for answer in answers}
-    open_names = [name for name in (BOOT, *(check.name for check in asked)) if name not in done]
-    evidence = (Evidence(title="end of the console", text=_tail(log)),)
-    subject_did_it = boot is not None and cause in (Cause.PANIC, Cause.HANG) and reason != "hang"
-    when = "" if boot is not None else "at boot, before the subject was loaded: "
-    found: list[CheckResult] = []
-    for index, name in enumerate(open_names):
-        decides = index == 0
-        found.append(
-            CheckResult(
-                check=name,
-                verdict=Verdict.FAIL if decides and subject_did_it else Verdict.UNKNOWN,
-                cause=cause if decides else Cause.NOT_REACHED,
-                summary=f"{when}{error.message}" if decides else "",
-                remedy=error.hint if decides else "",
-                evidence=evidence if decides else (),
-            )
-        )
-    return found
-
-
-def _begin(guest: Guest, subject: Subject) -> FeaturesAnswer:
-    """Check what we booted with, probe the kernel, mark in its log where the subject begins."""
-    line = guest.run(["/bin/cat", "/proc/cmdline"], timeout_s=20).text
-    for word in ("panic=-1", "oops=panic"):
-        if word not in line.split():
-            raise HarnessError(
-                f"the guest's kernel command line lacks '{word}': '{line.strip()}'",
-                hint="a kernel with a built-in command line (CONFIG_CMDLINE_OVERRIDE) cannot be used",
-            )
-    needs = {n for p in subject.manifest.programs.values() for n in p.needs}
-    symbols = sorted(need.removeprefix("ksym:") for need in needs if need.startswith("ksym:"))
-    probed = guest.run([OBJCHECK, *objcheck.features_argv(symbols)[1:]], timeout_s=60)
-    features = objcheck.parse_features(probed.text)
-    guest.run(["/bin/sh", "-c", f"echo '{MARK}' > /dev/kmsg"], timeout_s=20)
-    return features
-
-
-class SharedAccelerator:
-    """The accelerator is probed once, by the first kernel that is ready to boot."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._lock = threading.Lock()
-        self._choice: accel.Choice | None = None
-        self.cancelled = threading.Event()
-
-    def choose(self, where: Place, vmlinuz: Path) -> accel.Choice:
-        with self._lock:
-            if self._choice is None:
-                bench = self._bench
-                self._choice = accel.choose(
-                    where, vmlinuz, bench.guest_archive, bench.qemu_version, bench.cache,
-                    lambda text: bench.emit(Note(text=text)),
-                )  # fmt: skip
-                text = f"accelerator: {self._choice.accelerator} ({self._choice.reason})"
-                bench.emit(Note(text=text))
-            return self._choice
-
-    def raise_if_cancelled(self) -> None:
-        if self.cancelled.is_set():
-            raise GuestLostError("interrupted", reason="infra")
-
-
-def place_of(
-    backend: str, files: KernelFiles, root: BaseRoot, cache: Cache, say: Callable[[str], None]
-) -> Place:
-    """Where that kernel's guests run: here, or in its kernel container (built if need be)."""
-    if backend == "local":
-        return Local(prefix=root.qemu_prefix, environment=root.environment)
-    return Docker(image=images.ensure_image(files, root, cache, say))
-
-
-def _initrd(bench: Bench, files: KernelFiles, run_dir: Path) -> Path:
-    """Base archive and the subject's own, as one initrd."""
-    subject = bench.built.subject
-    inside = {f"{SUBJECT_DIR}/{path.name}": path for path in (subject.object, *subject.files)}
-    if subject.loader is not None:
-        inside[f"{SUBJECT_DIR}/{subject.loader.name}"] = subject.loader
-    if files.btf is not None and files.btf_detached:
-        inside[GUEST_BTF] = files.btf
-    if files.config is not None:  # where libbpf looks for CONFIG_* externs
-        inside[f"/boot/config-{files.release}"] = files.config
-    inside[OBJCHECK] = bench.objcheck
-    archive, initrd = run_dir / "subject.cpio", run_dir / "initrd"
-    initramfs.pack(inside, archive)
-    initramfs.concatenate([bench.guest_archive, archive], initrd)
-    archive.unlink()
-    return initrd
-
-
-@contextlib.contextmanager
-def _phase(bench: Bench, kernel: str, name: str, phases: dict[str, float]) -> Iterator[None]:
-    bench.emit(Phase(kernel=kernel, phase=name))
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        phases[name] = time.monotonic() - started
-
-
-def _keep_console(log: Path, evidence_dir: Path) -> None:
-    if not log.exists():
-        return
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _CONSOLE_KEPT))
-        content = file.read()
-    results.write_atomically(evidence_dir / "console.log", content)
-
-
-def _tail(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 65536))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_CONSOLE_TAIL_LINES:])
 
 
 def wanted_facts(item: Wanted) -> KernelFacts:
@@ -401,10 +175,3 @@ def _kernel_facts(files: KernelFiles) -> KernelFacts:
         name=files.name, series=files.series, arch=files.arch, release=files.release,
         source=files.source, sha256=files.sha256, btf=btf, note=files.note,
     )  # fmt: skip
-
-
-def trouble_of(verdict: Verdict, cause: Cause, error: HarnessError) -> CheckResult:
-    """The answer of a cell that never booted."""
-    return CheckResult(
-        check=BOOT, verdict=verdict, cause=cause, summary=error.message, remedy=error.hint
-    )

@@ -19,9 +19,9 @@ from harness import (
 )  # fmt: skip
 from harness.cache import Cache
 from harness.catalogue import Kernel
-from harness.cell import Request, SubjectSource
 from harness.errors import UsageError
 from harness.results import Run, Verdict
+from harness.sitting import Request, SubjectSource
 from harness.supply import KernelFiles
 
 REPORTS = Path("reports")
@@ -79,7 +79,8 @@ def plan_text(wanted: Request, cache: Cache) -> str:
     lines += [f"  {k.name:<14} {k.release:<26} {k.source}" for k in wanted.directories]
     jobs = pipeline.jobs_for(wanted)
     lines += [
-        f"Checks:      compile, core-access, resolve, {', '.join(c.name for c in wanted.checks)}",
+        "Checks:      compile, core-access, resolve before any boot; then in each guest, as root:",
+        *(_cost(check) for check in wanted.checks),
         *_left_out(wanted),
         f"Backend:     {wanted.backend}; {jobs} guests at once, "
         f"{wanted.machine.vcpus} CPUs and {wanted.machine.memory_mib} MiB each",
@@ -90,6 +91,14 @@ def plan_text(wanted: Request, cache: Cache) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _cost(check: checks.Check) -> str:
+    """What a check costs and needs; which of its needs the subject lacks shows when it is built."""
+    needs = [*(["the machine alone"] if check.alone else []), *check.features]
+    return f"  {check.name:<12} {check.estimate_s:5.1f} s  {check.question}" + (
+        f" [{', '.join(needs)}]" if needs else ""
+    )
 
 
 def _left_out(wanted: Request) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import accel, baseroot, cell, inventory, pipeline, results, rundir, session
+from harness import accel, baseroot, inventory, pipeline, results, rundir, session, sitting
 from harness.bench import boot
 from harness.cache import Cache
 from harness.errors import UsageError
@@ -68,7 +68,7 @@ def _session(
     files = inventory.find_kernel(words, cache, emit)
     root = baseroot.obtain(cache, say)  # may take a minute: after what may be wrong use
     archive = baseroot.guest_archive(root, cache, say)
-    where = cell.place_of(backend, files, root, cache, say)
+    where = sitting.place_of(backend, files, root, cache, say)
     choice = accel.choose(where, files.vmlinuz, archive, baseroot.check(root), cache, say)
     return files, session.Files(vmlinuz=files.vmlinuz, base=archive), where, choice
 

@@ -32,7 +32,8 @@ from harness import (
 )  # fmt: skip
 from harness.build import Built
 from harness.cache import Cache, sha256_of
-from harness.cell import Bench, Prepared, Request, SharedAccelerator, Wanted
+from harness.cell import Prepared, Wanted
+from harness.checks import Need
 from harness.errors import HarnessError, UsageError
 from harness.progress import Finished, Listener, Note
 from harness.results import (
@@ -46,7 +47,9 @@ from harness.results import (
     SubjectFacts,
     Verdict,
 )
+from harness.sitting import Bench, Request, SharedAccelerator, trouble_of
 
+_BOOT_S = 4.5  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
 
 _BACKENDS = ("auto", "docker", "local")
@@ -97,14 +100,16 @@ def _audited(built: Built) -> CheckResult:
 
 def _with_traffic(request: Request, built: Built) -> bool:
     """Whether a check will need the DNS server and its clients in the guest."""
-    return built.subject.loader is not None and any(c.needs_loader for c in request.checks)
+    return built.subject.loader is not None and any(Need.LOADER in c.needs for c in request.checks)
 
 
 def estimate_s(request: Request, jobs: int) -> float:
     """About how long the cells will take with everything cached, under TCG."""
-    cell_s = 4.5 + sum(check.estimate_s for check in request.checks)
     count = len(request.kernels) + len(request.directories)
-    return cell_s * -(-count // max(jobs, 1))
+    ordinary = sum(check.estimate_s for check in request.checks if not check.alone)
+    timed = sum(check.estimate_s for check in request.checks if check.alone)
+    together = (_BOOT_S + ordinary) * -(-count // max(jobs, 1))
+    return together + (count * (_BOOT_S + timed) if timed else 0.0)
 
 
 def jobs_for(request: Request) -> int:
@@ -211,7 +216,7 @@ def _noting(emit: Listener) -> Callable[[str], None]:
 
 def _interrupted(item: Prepared) -> Cell:
     error = HarnessError("interrupted before it was reached", hint="run it again")
-    trouble = item.trouble or cell.trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
+    trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
     return Cell(kernel=item.facts, boot=None, checks=(trouble,))
 
 

@@ -40,6 +40,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     object: str
     loader: str = ""
     files: tuple[str, ...] = ()
+    baseline: str = ""  # what its programs cost the verifiers so far, beside the manifest
 
 
 class Functional(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +50,35 @@ class Functional(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     corpus: str = ""  # datagrams with the answer that each must get (bpf/README.md)
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an observer promises under load; its presence asks for the traffic checks."""
+
+    offered_per_s: int = 10_000  # what the generator is told to send
+    rate_limit: int = 1000  # events a second, all CPUs together
+    rate_burst: int = 100  # events at once
+    sample_n: int = 10  # 1 in n is kept
+    sample_threshold: int = 1000  # datagrams a second above which sampling begins
+    leak_events: int = 1_000_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the subject may cost; None: no limit."""
+
+    memory_mib: float | None = None  # loader's resident memory and its maps
+    cpu_share: float | None = None  # of the machine's CPUs, at [traffic] offered_per_s
+    insns_growth: float | None = None  # of processed instructions over the baseline; 0.1 = 10 %
+    stack_bytes: int | None = None  # along the deepest call chain
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command of the subject's own; exit status 0 passes."""
+
+    name: str
+    run: str  # as a shell reads it, in the directory with the subject's files
+    timeout_s: float = 60.0
+    attached: bool = False  # run while the object is attached
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`*.toml` beside an object; unknown keys are refused."""
 
@@ -56,6 +86,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     programs: dict[str, Program] = {}
     maps: dict[str, Map] = {}
     functional: Functional = Functional()
+    traffic: Traffic | None = None
+    limits: Limits = Limits()
+    commands: tuple[Command, ...] = ()
     rodata: dict[str, bool | int | tuple[int, ...]] = {}
 
 
@@ -66,6 +99,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     object: Path
     loader: Path | None = None
     files: tuple[Path, ...] = ()
+    baseline: Path | None = None  # where the manifest says; it need not exist yet
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 """The questions asked of each kernel, one file each, in the order they are asked."""
 
 from harness.checks import attach, corpus, crosscheck, function, load, sends, splat
-from harness.checks.context import Check, Context
+from harness.checks.context import Check, Context, Need
 
 ALL: tuple[Check, ...] = (
     load.CHECK,
@@ -14,4 +14,4 @@ ALL: tuple[Check, ...] = (
     splat.CHECK,
 )
 
-__all__ = ["ALL", "Check", "Context"]
+__all__ = ["ALL", "Check", "Context", "Need"]

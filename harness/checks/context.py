@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from harness.guest import Guest
@@ -83,13 +84,41 @@ class Context:
         return Evidence(title=title, path=str(path.relative_to(self.report_dir)))
 
 
+class Need(StrEnum):
+    """What a check needs of the subject; the value completes "the subject has no …"."""
+
+    LOADER = "loader of its own ([subject] loader)"
+    DRIVER = "send driver ([functional] driver)"
+    CORPUS = "corpus ([functional] corpus)"
+    TRAFFIC = "promise about its rates ([traffic])"
+    COMMANDS = "commands to run ([[commands]], --command)"
+
+    def met(self, subject: Subject) -> bool:
+        """Whether the subject has it."""
+        manifest = subject.manifest
+        match self:
+            case Need.LOADER:
+                return subject.loader is not None
+            case Need.DRIVER:
+                return bool(manifest.functional.driver)
+            case Need.CORPUS:
+                return bool(manifest.functional.corpus)
+            case Need.TRAFFIC:
+                return manifest.traffic is not None
+            case Need.COMMANDS:
+                return bool(manifest.commands)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """A question, and how it is answered."""
+    """A question, and how it is answered. Every check is root in its guest."""
 
     name: str
     question: str
     ask: Callable[[Context], CheckResult]
-    estimate_s: float  # under TCG on two cores
-    needs_loader: bool = False  # only for subjects that bring one
+    estimate_s: float  # under TCG on two idle cores
+    needs: tuple[Need, ...] = ()  # of the subject; without, the check is skipped
+    features: tuple[str, ...] = ()  # of the kernel, as a manifest's `needs`; without, unsupported
+    alone: bool = False  # timing-sensitive: no other guest shares the machine with it
+    each_boot: bool = False  # asked in the guest of the timed checks too
     thorough: bool = False  # only when asked for: by name, or with --checks all

@@ -16,7 +16,7 @@ import msgspec
 
 from harness.checks import compare, observer
 from harness.checks.compare import Case, Outcome, Status
-from harness.checks.context import GUEST_BTF, SUBJECT_DIR, Check, Context
+from harness.checks.context import GUEST_BTF, SUBJECT_DIR, Check, Context, Need
 from harness.checks.observer import Scalar, Stats
 from harness.errors import HarnessError, UsageError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
@@ -265,5 +265,5 @@ def _octets(text: str) -> bytes:
 
 CHECK = Check(
     name="corpus", question="Is each datagram of the corpus read as the reference reads it?",
-    ask=_ask, estimate_s=2.5, needs_loader=True, thorough=True,
+    ask=_ask, estimate_s=2.5, needs=(Need.LOADER, Need.DRIVER, Need.CORPUS), thorough=True,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 
 from harness.checks import compare, observer
-from harness.checks.context import Check, Context
+from harness.checks.context import Check, Context, Need
 from harness.checks.observer import Event, Observed, Scalar
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
@@ -95,5 +95,5 @@ def _wrong_answer(query: dict[str, Scalar], asked: Event, seen: Observed) -> lis
 
 CHECK = Check(
     name="function", question="Is a real query seen, once, with its real name?",
-    ask=_ask, estimate_s=2.5, needs_loader=True,
+    ask=_ask, estimate_s=2.5, needs=(Need.LOADER,),
 )  # fmt: skip

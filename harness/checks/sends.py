@@ -15,7 +15,7 @@ import msgspec
 
 from harness.checks import compare, observer
 from harness.checks.compare import Case, Outcome, Status
-from harness.checks.context import Check, Context
+from harness.checks.context import Check, Context, Need
 from harness.checks.observer import Observed, Scalar, Stats
 from harness.errors import HarnessError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
@@ -214,5 +214,5 @@ def _judged(context: Context, runs: Mapping[str, _Run], wrong: list[str]) -> Che
 
 CHECK = Check(
     name="sends", question="Is each way to send a datagram seen as it must be?",
-    ask=_ask, estimate_s=4.5, needs_loader=True, thorough=True,
+    ask=_ask, estimate_s=4.5, needs=(Need.LOADER, Need.DRIVER), thorough=True,
 )  # fmt: skip

@@ -36,5 +36,5 @@ def _ask(context: Context) -> CheckResult:
 
 CHECK = Check(
     name="splat", question="Was the kernel's log clean while the subject was loaded?",
-    ask=_ask, estimate_s=0.3,
+    ask=_ask, estimate_s=0.3, each_boot=True,
 )  # fmt: skip

@@ -11,9 +11,9 @@ import pytest
 
 from harness import build, job, paths, pipeline, process
 from harness.cache import Cache
-from harness.cell import Request
 from harness.errors import UsageError
 from harness.results import Cause, Verdict
+from harness.sitting import Request
 
 _INCLUDES = [f"-I{path}" for path in Path("/usr/include").glob("*-linux-gnu")]
 _GOOD = 'int answer(void *ctx) { return 0; }\nchar LICENSE[] __attribute__((section("license"))) = "GPL";\n'

@@ -13,7 +13,6 @@ import pytest
 from harness import checks, inventory, job, paths, pipeline, results, supply
 from harness.cache import Cache
 from harness.catalogue import Kernel
-from harness.cell import Request
 from harness.errors import UsageError
 from harness.qemu import Machine
 from harness.results import (
@@ -26,6 +25,7 @@ from harness.results import (
     SubjectFacts,
     Verdict,
 )
+from harness.sitting import Request
 from tests.supply.images import btf, bzimage, vmlinux
 
 

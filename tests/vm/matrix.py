@@ -15,12 +15,12 @@ import docker
 from harness import kernel_container, paths, pipeline
 from harness.build import Built
 from harness.cache import Cache
-from harness.cell import Request
 from harness.checks import Check, Context
 from harness.checks.splat import CHECK as SPLAT
 from harness.kernel_container import OWNER_LABEL
 from harness.progress import Event
 from harness.results import CheckResult, Run, Verdict
+from harness.sitting import Request
 from harness.supply import KernelFiles
 
 PATIENCE_S = 30.0  # for what takes a second on an idle machine

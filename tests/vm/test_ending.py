@@ -15,8 +15,8 @@ import pytest
 from harness import build, job, paths, pipeline, process, results
 from harness.build import CompileError
 from harness.cache import Cache
-from harness.cell import Request
 from harness.results import Verdict
+from harness.sitting import Request
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
 from tests.vm.matrix import containers, leftovers, qemus, run_directories, until

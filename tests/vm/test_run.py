@@ -81,7 +81,7 @@ def test_an_object_without_a_manifest_is_loaded_and_attached(
     for cell in run.cells:
         found = verdicts(cell.checks)
         assert {name for name, (verdict, _) in found.items() if verdict == "skipped"} == {
-            check.name for check in checks.ALL if check.needs_loader
+            check.name for check in checks.ALL if check.needs
         }
         assert {verdict for verdict, _ in found.values()} == {"pass", "skipped"}
         assert {"load", "attach", "splat"} < set(found)

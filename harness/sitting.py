@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One sitting: boot a kernel with the subject in it, ask checks, keep the console.
+
+Most checks are asked in an ordinary sitting, beside other guests. Those that are timed get a
+sitting of their own, in which their guest has the machine to itself (`harness.slot`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness import (
+    accel,
+    images,
+    initramfs,
+    objcheck,
+    prediction,
+    results,
+    rundir,
+    slot,
+    supply,
+    vm,
+)
+from harness.baseroot import BaseRoot
+from harness.build import Built
+from harness.cache import Cache
+from harness.catalogue import Kernel
+from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Context
+from harness.checks.splat import MARK
+from harness.errors import HarnessError
+from harness.guest import CommandTimeoutError, Guest, GuestLostError
+from harness.kernel_container import Docker
+from harness.objcheck import FeaturesAnswer
+from harness.place import Local, Place
+from harness.progress import Listener, Note, Phase
+from harness.qemu import Accelerator, Machine
+from harness.results import BootFacts, Cause, CheckResult, Evidence, Figure, KernelFacts, Verdict
+from harness.subject import Subject
+from harness.supply import KernelFiles
+
+BOOT = "boot"  # the check that comes before all others
+_CONSOLE_TAIL_LINES = 40
+_CONSOLE_KEPT = 4 << 20  # of a console that a guest flooded, its end decides
+
+SubjectSource = Callable[[Cache, Callable[[str], None]], Built]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a person asked for."""
+
+    subject: SubjectSource
+    kernels: tuple[Kernel, ...]  # of the catalogue
+    directories: tuple[KernelFiles, ...]  # of --kernel-dir
+    lock: Path
+    backend: str  # "auto", "docker", "local"
+    jobs: int  # 0: as many as memory and cores carry
+    checks: tuple[Check, ...]
+    report_dir: Path
+    append: tuple[str, ...] = ()
+    machine: Machine = Machine()  # noqa: RUF009  # frozen
+    boot_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """What every cell needs and no cell changes."""
+
+    request: Request
+    cache: Cache
+    backend: str
+    root: BaseRoot
+    qemu_version: str
+    guest_archive: Path
+    objcheck: Path
+    built: Built
+    lock: supply.Lock | None
+    emit: Listener
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sitting:
+    """What a sitting found; `checks` has an answer for every check that was asked."""
+
+    checks: tuple[CheckResult, ...]
+    boot: BootFacts | None = None  # None: the guest never came up
+    console: str = ""  # path relative to the report's directory
+    phases_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        return results.worst(check.verdict for check in self.checks)
+
+
+def hold(
+    bench: Bench,
+    files: KernelFiles,
+    facts: KernelFacts,
+    checks: Sequence[Check],
+    shared: SharedAccelerator,
+    *,
+    alone: bool,
+) -> Sitting:
+    """Boot, ask every check, keep the console whatever happens; trouble is an answer too."""
+    phases: dict[str, float] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            with _phase(bench, files.name, "wait for the machine" if alone else "wait", phases):
+                stack.enter_context(
+                    slot.hold(bench.cache, alone=alone, given_up=shared.cancelled.is_set)
+                )
+            held = _held(bench, files, facts, checks, shared, phases, alone=alone)
+    except HarnessError as error:
+        held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, error),))
+    return replace(held, phases_s=phases)
+
+
+def _held(
+    bench: Bench,
+    files: KernelFiles,
+    facts: KernelFacts,
+    checks: Sequence[Check],
+    shared: SharedAccelerator,
+    phases: dict[str, float],
+    *,
+    alone: bool,
+) -> Sitting:
+    request = bench.request
+    with _phase(bench, files.name, "prepare", phases):
+        where = place_of(
+            bench.backend, files, bench.root, bench.cache,
+            lambda text: bench.emit(Phase(kernel=files.name, phase="prepare", detail=text)),
+        )  # fmt: skip
+        choice = shared.choose(where, files.vmlinuz)
+    machine = replace(request.machine, accelerator=choice.accelerator)
+    answers: list[CheckResult] = []
+    evidence_dir = request.report_dir / "kernels" / files.name / ("alone" if alone else "")
+    boot: BootFacts | None = None
+    with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:
+        stack.callback(_keep_console, run_dir / "console.log", evidence_dir)
+        initrd = _initrd(bench, files, run_dir)
+        lost: HarnessError | None = None
+        try:
+            with _phase(bench, files.name, "boot", phases):
+                booted = stack.enter_context(
+                    vm.booted(
+                        machine, vmlinuz=files.vmlinuz, initrd=initrd, where=where,
+                        run_dir=run_dir, append=request.append,
+                        boot_timeout_s=request.boot_timeout_s,
+                        cancelled=shared.cancelled.is_set,
+                    )
+                )  # fmt: skip
+            boot = BootFacts(
+                backend=where.name, accelerator=choice.accelerator,
+                accelerator_reason=choice.reason, qemu=bench.qemu_version, vcpus=machine.vcpus,
+                memory_mib=machine.memory_mib, boot_s=booted.boot_s,
+            )  # fmt: skip
+            answers.append(_boot_answer(boot))
+            features = _begin(booted.guest, bench.built.subject)
+            context = Context(
+                guest=booted.guest,
+                features=features, subject=bench.built.subject, kernel=facts,
+                types=prediction.types_of(files, bench.cache),
+                detached_btf=files.btf_detached and files.btf is not None,
+                emulated=choice.accelerator is Accelerator.TCG, evidence_dir=evidence_dir,
+                report_dir=request.report_dir,
+            )  # fmt: skip
+            for check in checks:
+                shared.raise_if_cancelled()
+                with _phase(bench, files.name, check.name, phases):
+                    answers.append(_asked(check, context))
+        except HarnessError as error:
+            lost = error
+        if lost is not None:
+            answers += _lost(checks, answers, lost, run_dir / "console.log", boot)
+    console = str((evidence_dir / "console.log").relative_to(request.report_dir))
+    return Sitting(checks=tuple(answers), boot=boot, console=console)
+
+
+def not_for(check: Check, subject: Subject) -> CheckResult | None:
+    """Why the subject does not get that check, None when it does."""
+    lacking = next((need for need in check.needs if not need.met(subject)), None)
+    if lacking is None:
+        return None
+    return CheckResult(
+        check=check.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
+        summary=f"the subject has no {lacking}",
+    )  # fmt: skip
+
+
+def _asked(check: Check, context: Context) -> CheckResult:
+    """One check's answer. A lost guest passes through: it concerns every check that follows."""
+    unasked = not_for(check, context.subject)
+    if unasked is not None:
+        return unasked
+    absent = [name for name in check.features if context.features.has(name) is False]
+    if absent:
+        return CheckResult(
+            check=check.name, verdict=Verdict.UNSUPPORTED, cause=Cause.FEATURE_MISSING,
+            summary=f"this kernel has no {', '.join(absent)}",
+        )  # fmt: skip
+    started = time.monotonic()
+    try:
+        answer = check.ask(context)
+    except GuestLostError:
+        raise
+    except CommandTimeoutError as error:
+        answer = CheckResult(
+            check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.TIMEOUT, summary=error.message,
+            remedy=error.hint,
+        )  # fmt: skip
+    except HarnessError as error:
+        answer = CheckResult(
+            check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, summary=error.message,
+            remedy=error.hint,
+        )  # fmt: skip
+    return replace(answer, duration_s=time.monotonic() - started)
+
+
+def _boot_answer(boot: BootFacts) -> CheckResult:
+    figure = Figure(
+        name="guest ready",
+        value=boot.boot_s,
+        unit="s",
+        emulated=boot.accelerator == Accelerator.TCG,
+    )
+    return CheckResult(check=BOOT, verdict=Verdict.PASS, figures=(figure,), duration_s=boot.boot_s)
+
+
+_LOST_CAUSE = {
+    "panic": Cause.PANIC, "out-of-memory": Cause.PANIC, "soft-lockup": Cause.HANG,
+    "rcu-stall": Cause.HANG, "hang": Cause.HANG, "infra": Cause.INFRA,
+}  # fmt: skip
+
+
+def _lost(
+    asked: Sequence[Check],
+    answers: Sequence[CheckResult],
+    error: HarnessError,
+    log: Path,
+    boot: BootFacts | None,
+) -> list[CheckResult]:
+    """Answers for the checks that a lost guest left open.
+
+    A kernel that panics or hangs while a check had the subject in it fails that check. One that
+    never came up, or a guest that was killed from outside, tells nothing of the subject: unknown.
+    """
+    reason = error.reason if isinstance(error, GuestLostError) else "infra"
+    cause = _LOST_CAUSE.get(reason, Cause.GUEST_LOST)
+    done = {answer.check for answer in answers}
+    open_names = [name for name in (BOOT, *(check.name for check in asked)) if name not in done]
+    evidence = (Evidence(title="end of the console", text=_tail(log)),)
+    subject_did_it = boot is not None and cause in (Cause.PANIC, Cause.HANG) and reason != "hang"
+    when = "" if boot is not None else "at boot, before the subject was loaded: "
+    found: list[CheckResult] = []
+    for index, name in enumerate(open_names):
+        decides = index == 0
+        found.append(
+            CheckResult(
+                check=name,
+                verdict=Verdict.FAIL if decides and subject_did_it else Verdict.UNKNOWN,
+                cause=cause if decides else Cause.NOT_REACHED,
+                summary=f"{when}{error.message}" if decides else "",
+                remedy=error.hint if decides else "",
+                evidence=evidence if decides else (),
+            )
+        )
+    return found
+
+
+def _begin(guest: Guest, subject: Subject) -> FeaturesAnswer:
+    """Check what we booted with, probe the kernel, mark in its log where the subject begins."""
+    line = guest.run(["/bin/cat", "/proc/cmdline"], timeout_s=20).text
+    for word in ("panic=-1", "oops=panic"):
+        if word not in line.split():
+            raise HarnessError(
+                f"the guest's kernel command line lacks '{word}': '{line.strip()}'",
+                hint="a kernel with a built-in command line (CONFIG_CMDLINE_OVERRIDE) cannot be used",
+            )
+    needs = {n for p in subject.manifest.programs.values() for n in p.needs}
+    symbols = sorted(need.removeprefix("ksym:") for need in needs if need.startswith("ksym:"))
+    probed = guest.run([OBJCHECK, *objcheck.features_argv(symbols)[1:]], timeout_s=60)
+    features = objcheck.parse_features(probed.text)
+    guest.run(["/bin/sh", "-c", f"echo '{MARK}' > /dev/kmsg"], timeout_s=20)
+    return features
+
+
+class SharedAccelerator:
+    """The accelerator is probed once, by the first kernel that is ready to boot."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._lock = threading.Lock()
+        self._choice: accel.Choice | None = None
+        self.cancelled = threading.Event()
+
+    def choose(self, where: Place, vmlinuz: Path) -> accel.Choice:
+        with self._lock:
+            if self._choice is None:
+                bench = self._bench
+                self._choice = accel.choose(
+                    where, vmlinuz, bench.guest_archive, bench.qemu_version, bench.cache,
+                    lambda text: bench.emit(Note(text=text)),
+                )  # fmt: skip
+                text = f"accelerator: {self._choice.accelerator} ({self._choice.reason})"
+                bench.emit(Note(text=text))
+            return self._choice
+
+    def raise_if_cancelled(self) -> None:
+        if self.cancelled.is_set():
+            raise GuestLostError("interrupted", reason="infra")
+
+
+def place_of(
+    backend: str, files: KernelFiles, root: BaseRoot, cache: Cache, say: Callable[[str], None]
+) -> Place:
+    """Where that kernel's guests run: here, or in its kernel container (built if need be)."""
+    if backend == "local":
+        return Local(prefix=root.qemu_prefix, environment=root.environment)
+    return Docker(image=images.ensure_image(files, root, cache, say))
+
+
+def _initrd(bench: Bench, files: KernelFiles, run_dir: Path) -> Path:
+    """Base archive and the subject's own, as one initrd."""
+    subject = bench.built.subject
+    inside = {f"{SUBJECT_DIR}/{path.name}": path for path in (subject.object, *subject.files)}
+    if subject.loader is not None:
+        inside[f"{SUBJECT_DIR}/{subject.loader.name}"] = subject.loader
+    if files.btf is not None and files.btf_detached:
+        inside[GUEST_BTF] = files.btf
+    if files.config is not None:  # where libbpf looks for CONFIG_* externs
+        inside[f"/boot/config-{files.release}"] = files.config
+    inside[OBJCHECK] = bench.objcheck
+    archive, initrd = run_dir / "subject.cpio", run_dir / "initrd"
+    initramfs.pack(inside, archive)
+    initramfs.concatenate([bench.guest_archive, archive], initrd)
+    archive.unlink()
+    return initrd
+
+
+@contextlib.contextmanager
+def _phase(bench: Bench, kernel: str, name: str, phases: dict[str, float]) -> Iterator[None]:
+    bench.emit(Phase(kernel=kernel, phase=name))
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        phases[name] = phases.get(name, 0.0) + time.monotonic() - started
+
+
+def _keep_console(log: Path, evidence_dir: Path) -> None:
+    if not log.exists():
+        return
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _CONSOLE_KEPT))
+        content = file.read()
+    results.write_atomically(evidence_dir / "console.log", content)
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 65536))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-_CONSOLE_TAIL_LINES:])
+
+
+def trouble_of(verdict: Verdict, cause: Cause, error: HarnessError) -> CheckResult:
+    """The answer of a cell that never booted."""
+    return CheckResult(
+        check=BOOT, verdict=verdict, cause=cause, summary=error.message, remedy=error.hint
+    )
