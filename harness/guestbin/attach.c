@@ -15,12 +15,6 @@
 
 /* ---- run time statistics ---- */
 
-struct run_stats {
-	int fd;			/* of BPF_ENABLE_STATS (since v5.8), or -1 */
-	const char *how;	/* NULL: not to be had */
-	char before;		/* the sysctl's value (since v5.1), to put back */
-};
-
 static int sysctl_char(const char *path, char *get, char set)
 {
 	int fd = open(path, (get ? O_RDONLY : O_WRONLY) | O_CLOEXEC), n;
@@ -32,7 +26,7 @@ static int sysctl_char(const char *path, char *get, char set)
 	return n == 1 ? 0 : -1;
 }
 
-static struct run_stats stats_on(void)
+struct run_stats stats_on(void)
 {
 	struct run_stats s = { .fd = bpf_enable_stats(BPF_STATS_RUN_TIME) };
 
@@ -45,7 +39,7 @@ static struct run_stats stats_on(void)
 	return s;
 }
 
-static void stats_off(const struct run_stats *s)
+void stats_off(const struct run_stats *s)
 {
 	if (s->fd >= 0)
 		close(s->fd);

@@ -13,6 +13,8 @@ static const struct {
 	{ "attach", cmd_attach },
 	{ "dump-relos", cmd_dump_relos },
 	{ "ids", cmd_ids },
+	{ "kprobe", cmd_kprobe },
+	{ "runs", cmd_runs },
 };
 
 /* Since Linux v5.11 the memory cgroup is charged instead; before, 64 kB is all one gets. */
@@ -36,6 +38,6 @@ int main(int argc, char **argv)
 		}
 	}
 	js_error_line("usage", argc > 1 ? argv[1] : NULL,
-		      "usage: objcheck features|load|attach|dump-relos|ids ...");
+		      "usage: objcheck features|load|attach|dump-relos|ids|kprobe|runs ...");
 	return EXIT_USAGE;
 }

@@ -140,6 +140,16 @@ void attempt_free(struct attempt *a);
 void together_line(const struct options *o, const struct attempt *a, struct log_buf log);
 int cmd_load(int argc, char **argv);
 
+/* ---- attach.c: run time statistics ---- */
+struct run_stats {
+	int fd;			/* of BPF_ENABLE_STATS (since v5.8), or -1 */
+	const char *how;	/* NULL: not to be had */
+	char before;		/* the sysctl's value (since v5.1), to put back */
+};
+
+struct run_stats stats_on(void);
+void stats_off(const struct run_stats *s);
+
 /* ---- the other commands ---- */
 enum found { ABSENT, PRESENT, CANNOT_TELL };
 enum found in_kallsyms(const char *symbol);
@@ -148,6 +158,8 @@ bool kprobe_multi(void);
 int cmd_features(int argc, char **argv);
 int cmd_dump_relos(int argc, char **argv);
 int cmd_ids(int argc, char **argv);
+int cmd_kprobe(int argc, char **argv);
+int cmd_runs(int argc, char **argv);
 void raise_memlock(void);
 
 #endif
