@@ -260,7 +260,8 @@ static const char USAGE[] =
 	"              every way a datagram leaves, a JSON line each\n"
 	"senddrv corpus FILE                           the datagrams of a corpus, to 127.0.0.1:53\n"
 	"senddrv flood [--count N] [--rate R] [--threads T] [--duration-s S] [--cpu LIST]\n"
-	"              [--non-dns | --answers | --unroutable] [--v6] [--label TEXT]\n"
+	"              [--non-dns | --answers | --unroutable] [--retries K] [--one-name] [--v6]\n"
+	"              [--label TEXT]\n"
 	"\n"
 	"--label: 1 to 40 of a-z 0-9 -, in every name; random when not given. --step: wait for a\n"
 	"line on standard input after each case.\n"
@@ -290,6 +291,7 @@ int main(int argc, char **argv)
 		{ "rate", 1, NULL, 'r' },	{ "threads", 1, NULL, 't' }, { "cpu", 1, NULL, 'p' },
 		{ "duration-s", 1, NULL, 'd' }, { "non-dns", 0, NULL, 'n' }, { "v6", 0, NULL, '6' },
 		{ "answers", 0, NULL, 'a' },	{ "unroutable", 0, NULL, 'u' },
+		{ "retries", 1, NULL, 'k' },	{ "one-name", 0, NULL, '1' },
 		{ "step", 0, NULL, 's' },
 		{ "help", 0, NULL, 'h' },	{ NULL, 0, NULL, 0 },
 	};
@@ -301,7 +303,7 @@ int main(int argc, char **argv)
 
 	while ((id = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		value = 0;
-		if (strchr("crtd", id)) {
+		if (strchr("crtdk", id)) {
 			value = strtoul(optarg, &end, 10);
 			if (!*optarg || *end || *optarg == '-')
 				return usage("not a number", optarg);
@@ -323,6 +325,8 @@ int main(int argc, char **argv)
 		case '6': flood.v6 = 1; break;
 		case 'a': flood.answers = 1; break;
 		case 'u': flood.unroutable = 1; break;
+		case 'k': flood.retries = (unsigned)value; break;
+		case '1': flood.one_name = 1; break;
 		case 's': step = 1; break;
 		case 'h': fputs(USAGE, stdout); return 0;
 		default: return usage("unknown option in", argv[0]);
@@ -345,6 +349,10 @@ int main(int argc, char **argv)
 			return usage("--answers answers questions, not", "--non-dns");
 		if (flood.answers && flood.unroutable)
 			return usage("--answers answers what arrives, not", "--unroutable");
+		if (flood.retries && !flood.count)
+			return usage("--retries asks again what --count counts, not", "--duration-s");
+		if (flood.one_name && flood.non_dns)
+			return usage("--one-name names questions, not", "--non-dns");
 		return run_flood(&flood);
 	}
 	return usage("no such command", command);

@@ -58,6 +58,8 @@ struct flood {
 	int v6;
 	int unroutable; /* to a place without a route: every send fails, after the hook */
 	int answers; /* each question is answered from port 53 to its sender */
+	int one_name; /* of all questions: only socket and id tell them apart */
+	unsigned retries; /* after its last question each thread asks them all again, so often */
 };
 int run_flood(const struct flood *flood);
 

@@ -188,12 +188,16 @@ static void count(struct worker *w, int ok)
 		w->errors++;
 }
 
-/* "tT-NNNNNNNN.LABEL.test", type A: unique to thread and number once numbered. The size. */
+/*
+ * "tT-NNNNNNNN.LABEL.test", type A: unique to thread and number once numbered, or the same
+ * of all (number_at 0). The size.
+ */
 static size_t flood_query(unsigned char *data, const struct worker *w, size_t *number_at)
 {
 	char first[24];
 	size_t label = strlen(run_label), at = 12;
-	int n = snprintf(first, sizeof(first), "t%u-00000000", w->number);
+	int n = snprintf(first, sizeof(first), "t%u-00000000",
+			 w->flood->one_name ? 0 : w->number);
 
 	memset(data, 0, 12);
 	data[2] = 1;
@@ -201,7 +205,7 @@ static size_t flood_query(unsigned char *data, const struct worker *w, size_t *n
 	data[at++] = (unsigned char)n;
 	memcpy(data + at, first, (size_t)n);
 	at += (size_t)n;
-	*number_at = at - 8;
+	*number_at = w->flood->one_name ? 0 : at - 8;
 	data[at++] = (unsigned char)label;
 	memcpy(data + at, run_label, label);
 	at += label;
@@ -216,7 +220,7 @@ static void number_query(unsigned char *data, size_t number_at, unsigned long nu
 	data[0] = (unsigned char)(number >> 8);
 	data[1] = (unsigned char)number;
 	data[2] &= 0x7f;
-	for (i = 7; i >= 0; i--, number >>= 4)
+	for (i = 7; number_at && i >= 0; i--, number >>= 4)
 		data[number_at + (size_t)i] = (unsigned char)"0123456789abcdef"[number & 15];
 }
 
@@ -230,7 +234,7 @@ static void *work(void *argument)
 	socklen_t to_size = f->unroutable ? destination_of(f, &to) : 0;
 	const struct sockaddr *dest = f->unroutable ? &to.any : NULL;
 	unsigned char data[QUERY_MAX];
-	unsigned long number = 0;
+	unsigned long turn = 0, turns = share * (1 + f->retries);
 	size_t size, number_at;
 	cpu_set_t set;
 	struct sockaddr_storage local;
@@ -254,17 +258,17 @@ static void *work(void *argument)
 	if (f->non_dns)
 		memset(data, 0xff, size);
 	start = seconds();
-	while (!f->count || number < share) {
-		if (f->duration_s && number % 32 == 0 && seconds() - start >= f->duration_s)
+	while (!f->count || turn < turns) {
+		if (f->duration_s && turn % 32 == 0 && seconds() - start >= f->duration_s)
 			break;
 		if (f->rate) {
-			due = start + (double)number / rate - seconds();
+			due = start + (double)turn / rate - seconds();
 			if (due > 0)
 				usleep((useconds_t)(due * 1e6));
 		}
 		if (!f->non_dns)
-			number_query(data, number_at, number);
-		number++;
+			number_query(data, number_at, f->count ? turn % share : turn);
+		turn++;
 		/* A refused port makes the next send fail with what the last one met: try again. */
 		count(w, sendto(fd, data, size, 0, dest, to_size) == (ssize_t)size);
 		if (f->answers) {

@@ -120,6 +120,13 @@ def test_flood_answers_each_question(built: Path) -> None:
     assert line["attempts"] in (200, 0)
 
 
+def test_flood_asks_again(built: Path) -> None:
+    """Retries are hits of their own: 3 rounds of 100."""
+    (line,) = senddrv(built, "flood", "--count", "100", "--threads", "3", "--retries", "2")
+
+    assert line["attempts"] == 300
+
+
 @pytest.mark.parametrize("extra", [[], ["--v6"], ["--threads", "2"]], ids=" ".join)
 def test_unroutable_flood_fails_each_send_and_counts_it(built: Path, extra: list[str]) -> None:
     """The hook is entered all the same: the fastest way to make hits is by sends that fail."""
@@ -171,6 +178,8 @@ def test_flood_keeps_its_rate(built: Path) -> None:
         ["flood", "--count", "1", "--cpu", "x"],
         ["flood", "--count", "1", "--threads", "0"],
         ["flood", "--count", "1", "--answers", "--unroutable"],
+        ["flood", "--duration-s", "1", "--retries", "1"],
+        ["flood", "--count", "1", "--one-name", "--non-dns"],
         ["corpus", "/nonexistent"],
     ],
     ids=" ".join,
