@@ -81,6 +81,56 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """What one kernel said of one of the subject's programs. None: it does not say."""
+
+    name: str
+    verdict: Verdict  # unsupported: refused, and the manifest excuses it here
+    why: str = ""  # of a refusal
+    insns_processed: int | None = None
+    insns_limit: int | None = None  # the manifest's, or the kernel's
+    states_total: int | None = None
+    states_peak: int | None = None
+    stack_bytes: int | None = None  # along the deepest call chain
+    jited_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something about a line of the subject's source."""
+
+    rule: str  # "fixed-offset", "perhaps-fixed-offset", "unresolved-relocation"
+    certain: bool
+    message: str
+    program: str
+    insn: int  # within the program
+    file: str = ""  # as the object's BTF names it; "" without line information
+    line: int = 0
+    text: str = ""  # the source line
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """A quantity over time, in equal steps from 0 s."""
+
+    name: str
+    unit: str
+    step_s: float
+    values: tuple[float, ...]
+    limit: float | None = None  # in the same unit
+    emulated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    """A command that a check ran in the guest."""
+
+    command: str  # as a shell reads it
+    status: int | None  # None: it did not end in its time, or the guest was lost
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
     """The answer to one check's question on one kernel."""
 
@@ -91,6 +141,10 @@ class CheckResult:
     remedy: str = ""
     figures: tuple[Figure, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    programs: tuple[Program, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    series: tuple[Series, ...] = ()
+    commands: tuple[Ran, ...] = ()
     duration_s: float = 0.0
 
 
@@ -106,6 +160,7 @@ class KernelFacts:
     sha256: str = ""  # of vmlinuz
     btf: str = ""  # "built-in", "detached", "none"
     note: str = ""
+    select: str = ""  # what names it on a command line: "--kernels 5.10-oldest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +201,31 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RelocationOutcome:
+    """What a relocation becomes on some kernels."""
+
+    kernels: tuple[str, ...]
+    status: str  # "resolved", "poisoned", …: harness.btf.relo.Status
+    value: int
+    width: int = 0  # bytes that a load or store was changed to, 0 if it was not
+    target: str = ""  # the kernel's field or type, as libbpf prints it
+    reason: str = ""  # why it could not be resolved
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relocation:
+    """A CO-RE relocation of the subject, and its outcomes: two or more where kernels differ."""
+
+    program: str
+    insn: int  # within the program
+    kind: str
+    path: str  # "struct sock.__sk_common.skc_dport"
+    file: str
+    line: int
+    outcomes: tuple[RelocationOutcome, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SubjectFacts:
     """The object under test."""
 
@@ -153,6 +233,7 @@ class SubjectFacts:
     path: str
     sha256: str
     programs: tuple[str, ...] = ()
+    select: str = ""  # what names it on a command line: "--manifest bpf/x.toml"; "" the default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +252,8 @@ class RunFacts:
     compiler: str
     lock_sha256: str
     notes: tuple[str, ...] = ()
+    libbpf: str = ""  # that loaded the object in the guests
+    questions: dict[str, str] = field(default_factory=dict)  # check → what it asks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +265,7 @@ class Run:
     subject: SubjectFacts
     checks: tuple[CheckResult, ...]  # asked once for the object, not per kernel
     cells: tuple[Cell, ...]
+    relocations: tuple[Relocation, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
