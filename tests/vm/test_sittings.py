@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timed checks have the machine to themselves, and the sitting before them decides whether to ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import build
+from harness.cache import Cache
+from harness.checks import Check, Context, load
+from harness.results import Cause, Verdict
+from harness.supply import KernelFiles
+from tests.vm.matrix import AFTERWARDS, Matrix, check_that, qemus, verdicts
+
+pytestmark = pytest.mark.vm
+
+
+def _timed(does: Callable[[Context], object]) -> Check:
+    return replace(check_that("timed", does), alone=True)
+
+
+def test_a_timed_check_s_guest_is_the_only_one(
+    matrix: Callable[..., Matrix], cache: Cache, oldest: KernelFiles, newest: KernelFiles
+) -> None:
+    guests: list[int] = []
+    ordinary: list[str] = []
+
+    def look(context: Context) -> None:
+        for _ in range(5):
+            context.guest.run(["/bin/sleep", "0.2"], timeout_s=60)
+            guests.append(len(qemus(cache, os.getpid())))
+
+    asked = matrix(
+        oldest, newest,
+        checks=(
+            _timed(look),
+            check_that("ordinary", lambda context: ordinary.append(context.kernel.name)),
+            AFTERWARDS,
+        ),
+    )  # fmt: skip
+
+    run = asked.run()
+
+    assert guests == [1] * 10
+    assert sorted(ordinary) == sorted([oldest.name, newest.name])
+    for cell in run.cells:
+        assert verdicts(cell.checks) == dict.fromkeys(
+            ("resolve", "boot", "timed", "ordinary", "splat"), ("pass", "")
+        )
+        assert [check.check for check in cell.checks][-3:] == ["timed", "ordinary", "splat"]
+        consoles = [cell.console, *cell.consoles_alone]
+        assert len(consoles) == 2
+        assert all((asked.report_dir / path).is_file() for path in consoles)
+        assert {"wait for the machine", "boot", "timed"} <= cell.phases_s.keys()
+
+
+def test_a_splat_beside_a_timed_check_is_seen(
+    matrix: Callable[..., Matrix], newest: KernelFiles
+) -> None:
+    """Each guest's log is read; of the two answers the worse one counts."""
+
+    def warn(context: Context) -> None:
+        line = "WARNING: CPU: 0 PID: 1 at kernel/bpf/helpers.c:1 bpf_test+0x0/0x10"
+        context.guest.run(["/bin/sh", "-c", f"echo '<4>{line}' > /dev/kmsg"], timeout_s=60)
+
+    (cell,) = matrix(newest, checks=(_timed(warn), AFTERWARDS)).run().cells
+
+    assert verdicts(cell.checks)["splat"] == ("fail", "kernel-splat")
+
+
+def test_an_object_that_does_not_load_is_not_timed(
+    matrix: Callable[..., Matrix], compiled: Callable[[str], Path], newest: KernelFiles
+) -> None:
+    reached: list[str] = []
+    timed = _timed(lambda context: reached.append(context.kernel.name))
+    subject = build.from_object(compiled("refused"))
+
+    (cell,) = matrix(newest, subject=subject, checks=(load.CHECK, timed)).run().cells
+
+    found = verdicts(cell.checks)
+    assert found["load"] == ("fail", "verifier-rejected")
+    assert found["timed"] == ("unknown", "not-reached")
+    assert cell.verdict is Verdict.FAIL
+    assert cell.checks[-1].cause is Cause.NOT_REACHED
+    assert cell.checks[-1].summary == "not asked: load fail"
+    assert not reached
