@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from harness import sitting, supply
@@ -38,6 +39,7 @@ class Prepared:
 def gather(bench: Bench, item: Wanted) -> Prepared:
     """Have the kernel's files; one that cannot be had is a verdict of its own."""
     facts = wanted_facts(item)
+    select = facts.select
     try:
         files = _files(bench, item)
     except UnavailableError as error:
@@ -47,7 +49,7 @@ def gather(bench: Bench, item: Wanted) -> Prepared:
     except HarnessError as error:
         trouble = trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
     else:
-        return Prepared(facts=_kernel_facts(files), files=files)
+        return Prepared(facts=replace(_kernel_facts(files), select=select), files=files)
     return Prepared(facts=facts, files=None, trouble=trouble)
 
 
@@ -165,8 +167,10 @@ def _files(bench: Bench, item: Wanted) -> KernelFiles:
 
 def wanted_facts(item: Wanted) -> KernelFacts:
     if isinstance(item, KernelFiles):
-        return _kernel_facts(item)
-    return KernelFacts(name=item.name, series=item.series, arch=item.arch)
+        where = shlex.quote(item.source.removeprefix("directory "))
+        return replace(_kernel_facts(item), select=f"--kernel-dir {where}")
+    select = f"--kernels {item.name}"
+    return KernelFacts(name=item.name, series=item.series, arch=item.arch, select=select)
 
 
 def _kernel_facts(files: KernelFiles) -> KernelFacts:

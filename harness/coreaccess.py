@@ -8,6 +8,7 @@ import time
 from harness.btf import BpfObject
 from harness.btf.access import Finding, audit
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.results import Finding as Told
 from harness.subject import Subject
 
 NAME = "core-access"
@@ -32,6 +33,7 @@ def check(subject: Subject) -> CheckResult:
         for title, found in (("fixed offsets", certain), ("perhaps an array element", doubtful))
         if found
     )
+    told = tuple(_told(finding) for finding in (*certain, *doubtful))
     duration_s = time.monotonic() - started
     if certain:
         return CheckResult(
@@ -39,13 +41,26 @@ def check(subject: Subject) -> CheckResult:
             summary=f"{len(certain)} reads of kernel memory at a fixed offset: {_line(certain[0])}",
             remedy="read it with BPF_CORE_READ(), or give the struct "
             "__attribute__((preserve_access_index))",
-            figures=figures, evidence=evidence, duration_s=duration_s,
+            figures=figures, evidence=evidence, findings=told, duration_s=duration_s,
         )  # fmt: skip
     return CheckResult(
-        check=NAME, verdict=Verdict.PASS, figures=figures, evidence=evidence,
+        check=NAME, verdict=Verdict.PASS, figures=figures, evidence=evidence, findings=told,
         summary=f"{len(doubtful)} reads may be of array elements" if doubtful else "",
         duration_s=duration_s,
     )  # fmt: skip
+
+
+def _told(finding: Finding) -> Told:
+    return Told(
+        rule="fixed-offset" if finding.certain else "perhaps-fixed-offset",
+        certain=finding.certain,
+        message=f"{finding.how} reads kernel memory at fixed offset {finding.offset}",
+        program=finding.program,
+        insn=finding.insn,
+        file=finding.file,
+        line=finding.line,
+        text=finding.text.strip(),
+    )
 
 
 def _line(finding: Finding) -> str:

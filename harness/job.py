@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,14 @@ def request(
         report_dir=(Path(out) if out else REPORTS / now.strftime("%Y-%m-%d-%H%M%S")).absolute(),
         append=append,
         boot_timeout_s=boot_timeout_s or None,
+        select=_select(object_path, manifest_path),
     )
+
+
+def _select(object_path: str, manifest_path: str) -> str:
+    """What names the subject on a command line, "" for the default one."""
+    given = {"--object": object_path, "--manifest": manifest_path}
+    return " ".join(f"{option} {shlex.quote(path)}" for option, path in given.items() if path)
 
 
 def subject_source(object_path: str, manifest_path: str) -> SubjectSource:

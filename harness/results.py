@@ -91,7 +91,11 @@ class Program:
     insns_limit: int | None = None  # the manifest's, or the kernel's
     states_total: int | None = None
     states_peak: int | None = None
+    states_per_insn: int | None = None  # the most that the kernel kept at one instruction
+    marks_read: int | None = None
     stack_bytes: int | None = None  # along the deepest call chain
+    stack: tuple[int, ...] = ()  # bytes of each subprogram, the main one first
+    verification_us: int | None = None  # emulated where the guest is
     jited_bytes: int | None = None
 
 
@@ -174,6 +178,7 @@ class BootFacts:
     vcpus: int
     memory_mib: int
     boot_s: float
+    libbpf: str = ""  # that loaded the object; "" when the guest did not get that far
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,6 +239,7 @@ class SubjectFacts:
     sha256: str
     programs: tuple[str, ...] = ()
     select: str = ""  # what names it on a command line: "--manifest bpf/x.toml"; "" the default
+    compiler: str = ""  # of the object; "" where somebody else compiled it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +258,6 @@ class RunFacts:
     compiler: str
     lock_sha256: str
     notes: tuple[str, ...] = ()
-    libbpf: str = ""  # that loaded the object in the guests
     questions: dict[str, str] = field(default_factory=dict)  # check → what it asks
 
 

@@ -42,6 +42,7 @@ from harness.qemu import Accelerator, Machine
 from harness.results import BootFacts, Cause, CheckResult, Evidence, Figure, KernelFacts, Verdict
 from harness.subject import Subject
 from harness.supply import KernelFiles
+from harness.transcript import Transcript
 
 BOOT = "boot"  # the check that comes before all others
 _CONSOLE_TAIL_LINES = 40
@@ -63,6 +64,7 @@ class Request:
     checks: tuple[Check, ...]
     report_dir: Path
     append: tuple[str, ...] = ()
+    select: str = ""  # the subject's words on a command line, "" for the default
     machine: Machine = Machine()  # noqa: RUF009  # frozen
     boot_timeout_s: float | None = None
 
@@ -141,6 +143,7 @@ def _held(
     answers: list[CheckResult] = []
     evidence_dir = request.report_dir / "kernels" / files.name / ("alone" if alone else "")
     boot: BootFacts | None = None
+    transcript: Transcript | None = None
     with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:
         stack.callback(_keep_console, run_dir / "console.log", evidence_dir)
         initrd = _initrd(bench, files, run_dir)
@@ -162,8 +165,10 @@ def _held(
             )  # fmt: skip
             answers.append(_boot_answer(boot))
             features = _begin(booted.guest, bench.built.subject)
+            boot = replace(boot, libbpf=features.libbpf)
+            transcript = Transcript(booted.guest)
             context = Context(
-                guest=booted.guest,
+                guest=transcript,
                 features=features, subject=bench.built.subject, kernel=facts,
                 types=prediction.types_of(files, bench.cache),
                 detached_btf=files.btf_detached and files.btf is not None,
@@ -174,10 +179,13 @@ def _held(
                 shared.raise_if_cancelled()
                 with _phase(bench, files.name, check.name, phases):
                     answers.append(_asked(check, context))
+                    answers[-1] = replace(answers[-1], commands=transcript.take())
         except HarnessError as error:
             lost = error
         if lost is not None:
-            answers += _lost(checks, answers, lost, run_dir / "console.log", boot)
+            stopped = _lost(checks, answers, lost, run_dir / "console.log", boot)
+            ran = transcript.take() if transcript else ()
+            answers += [replace(one, commands=ran) for one in stopped[:1]] + stopped[1:]
     console = str((evidence_dir / "console.log").relative_to(request.report_dir))
     return Sitting(checks=tuple(answers), boot=boot, console=console)
 
