@@ -42,6 +42,7 @@ from harness.results import (
     Cell,
     CheckResult,
     Evidence,
+    Relocation,
     Run,
     RunFacts,
     SubjectFacts,
@@ -77,14 +78,16 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
     # The audit follows every path of every program in Python: it does so beside the guests.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as aside:
         audited = aside.submit(_audited, built)
-        cells = _all_cells(bench, _gathered(bench))
+        gathered, relocations = _gathered(bench)
+        cells = _all_cells(bench, gathered)
     first = next((done.boot for done in cells if done.boot), None)
     return Run(
         schema=results.SCHEMA,
         run=_facts(request, backend, began, time.monotonic() - started, first),
-        subject=_subject_facts(built),
+        subject=replace(_subject_facts(built), select=request.select),
         checks=(built.compile, audited.result()),
         cells=tuple(cells),
+        relocations=relocations,
     )
 
 
@@ -127,7 +130,7 @@ def known_accelerator(cache: Cache) -> str:
     return f"{known.accelerator} ({known.reason})" if known else "probed by booting a guest"
 
 
-def _gathered(bench: Bench) -> list[Prepared]:
+def _gathered(bench: Bench) -> tuple[list[Prepared], tuple[Relocation, ...]]:
     """Every kernel's files, in the order asked, and what is predicted of the subject on each."""
     wanted: list[Wanted] = [*bench.request.kernels, *bench.request.directories]
     with ThreadPoolExecutor(max_workers=_DOWNLOADS, thread_name_prefix="kernel") as pool:
@@ -135,7 +138,8 @@ def _gathered(bench: Bench) -> list[Prepared]:
     bench.emit(Note(text=f"resolving relocations on {len(gathered)} kernels"))
     files = [item.files for item in gathered if item.files is not None]
     predicted = prediction.predict(bench.built.subject, files, bench.cache)
-    return [replace(item, predicted=predicted.get(item.name)) for item in gathered]
+    found = [replace(item, predicted=predicted.answers.get(item.name)) for item in gathered]
+    return found, predicted.relocations
 
 
 def _all_cells(bench: Bench, gathered: Sequence[Prepared]) -> list[Cell]:
@@ -263,6 +267,7 @@ def _facts(
         lock_sha256=hashlib.sha256(request.lock.read_bytes()).hexdigest()
         if request.lock.exists()
         else "",
+        questions={check.name: check.question for check in request.checks},
     )
 
 

@@ -4,17 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import resolve
-from harness.btf.table import Column, KernelFile
+from harness.btf.relo import Status
+from harness.btf.table import Column, KernelFile, ObjectReport, groups
 from harness.btf.verdict import Cause as Why
 from harness.btf.verdict import ProgramVerdict
 from harness.btf.verdict import Verdict as Predicted
 from harness.cache import Cache
 from harness.resolve import REMEDIES
-from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.results import (
+    Cause,
+    CheckResult,
+    Evidence,
+    Figure,
+    Finding,
+    Relocation,
+    RelocationOutcome,
+    Verdict,
+)
 from harness.subject import Program, Subject
 from harness.supply import KernelFiles
 
@@ -50,21 +60,68 @@ def types_of(files: KernelFiles, cache: Cache) -> Types | None:
     return Types(kernel=kernel, index_dir=cache.directory(INDEX_DIR))
 
 
-def predict(
-    subject: Subject, kernels: Iterable[KernelFiles], cache: Cache
-) -> dict[str, CheckResult]:
-    """The answer for each kernel, by its name."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What libbpf will make of the subject, before any kernel boots."""
+
+    answers: dict[str, CheckResult]  # by the kernel's name
+    relocations: tuple[Relocation, ...] = ()
+
+
+def predict(subject: Subject, kernels: Iterable[KernelFiles], cache: Cache) -> Prediction:
+    """An answer for each kernel, and what each relocation becomes on them."""
     all_files = list(kernels)
     known = [types for files in all_files if (types := types_of(files, cache)) is not None]
     answers = {files.name: _without_types() for files in all_files}
     if not known:
-        return answers
+        return Prediction(answers=answers)
     report = resolve.resolve_many(
         [subject.object], [types.kernel for types in known], cache_dir=known[0].index_dir
     )
-    for column in report.objects[0].columns:
-        answers[column.kernel] = _judged(subject, column, report.objects[0].failure)
-    return answers
+    resolved = report.objects[0]
+    for column in resolved.columns:
+        judged = _judged(subject, column, resolved.failure)
+        answers[column.kernel] = replace(judged, findings=_findings(resolved, column))
+    return Prediction(answers=answers, relocations=_relocations(resolved))
+
+
+def _relocations(resolved: ObjectReport) -> tuple[Relocation, ...]:
+    return tuple(
+        Relocation(
+            program=row.program, insn=row.insn, kind=row.kind, path=row.path, file=row.file,
+            line=row.line,
+            outcomes=tuple(
+                RelocationOutcome(
+                    kernels=group.kernels, status=group.cell.status, value=group.cell.value,
+                    width=group.cell.width, target=group.cell.target, reason=group.cell.reason,
+                )
+                for group in groups(resolved, number)
+            ),
+        )
+        for number, row in enumerate(resolved.rows)
+    )  # fmt: skip
+
+
+def _findings(resolved: ObjectReport, column: Column) -> tuple[Finding, ...]:
+    """Relocations that stop the object, or that a program which fails by them leaves unresolved."""
+    if column.verdict is None:
+        return ()
+    failing = {
+        program.program
+        for program in column.verdict.programs
+        if program.verdict is Predicted.FAIL and program.cause is Why.RELOCATION
+    }
+    return tuple(
+        Finding(
+            rule="unresolved-relocation",
+            certain=cell.status is Status.ERROR,  # poison is refused only where it is reached
+            message=f"{row.kind} {row.path}: {cell.reason}",
+            program=row.program, insn=row.insn, file=row.file, line=row.line,
+        )
+        for row, cell in zip(resolved.rows, column.cells, strict=False)
+        if cell.status is Status.ERROR
+        or (cell.status is Status.POISON and row.program in failing)
+    )  # fmt: skip
 
 
 def _judged(subject: Subject, column: Column, failure: str) -> CheckResult:
