@@ -52,6 +52,7 @@ def from_manifest(path: Path, cache: Cache, on_progress: Callable[[str], None]) 
         loader=_there(directory / head.loader, path) if head.loader else None,
         files=tuple(_there(directory / name, path) for name in head.files),
         baseline=path.parent / head.baseline if head.baseline else None,
+        compiler=compiler() if head.build else "",
     )
     return Built(subject=built, compile=_judge(built, time.monotonic() - started))
 

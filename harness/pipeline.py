@@ -242,7 +242,7 @@ def _subject_facts(built: Built) -> SubjectFacts:
     path = built.subject.object
     return SubjectFacts(
         name=built.subject.name, path=path.name, sha256=sha256_of(path),
-        programs=tuple(built.subject.manifest.programs),
+        programs=tuple(built.subject.manifest.programs), compiler=built.subject.compiler,
     )  # fmt: skip
 
 
@@ -268,6 +268,7 @@ def _facts(
         if request.lock.exists()
         else "",
         questions={check.name: check.question for check in request.checks},
+        planned=request.planned,
     )
 
 

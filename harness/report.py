@@ -183,20 +183,23 @@ def _problem_markdown(problem: Problem) -> str:
 def _instructions_markdown(run: Run) -> str:
     """What each program cost each kernel's verifier, in processed instructions."""
     by_kernel = {
-        cell.kernel.name: {figure.name: figure for figure in check.figures}
+        cell.kernel.name: {p.name: p for p in check.programs if p.verdict is Verdict.PASS}
         for cell in run.cells
         for check in cell.checks
-        if check.check == "load" and check.figures
+        if check.check == "verifier" and check.programs
     }
-    programs = sorted({name for figures in by_kernel.values() for name in figures})
+    programs = sorted({name for found in by_kernel.values() for name in found})
     if not programs:
         return ""
     rows = [
-        [kernel, *(f"{f.value:,.0f}" if (f := figures.get(name)) else "–" for name in programs)]
-        for kernel, figures in by_kernel.items()
+        [
+            kernel,
+            *(_count(found[name].insns_processed if name in found else None) for name in programs),
+        ]
+        for kernel, found in by_kernel.items()
     ]
-    limits = {f.name: f.limit for figures in by_kernel.values() for f in figures.values()}
-    rows.append(["limit", *(f"{limits.get(name) or 1_000_000:,.0f}" for name in programs)])
+    limits = {p.name: p.insns_limit for found in by_kernel.values() for p in found.values()}
+    rows.append(["limit", *(_count(limits[name]) for name in programs)])
     made = tabulate(
         rows,
         headers=["kernel", *(_cell_text(name) for name in programs)],
@@ -205,6 +208,10 @@ def _instructions_markdown(run: Run) -> str:
         colalign=("left", *("right" for _ in programs)),
     )
     return f"## Instructions that the verifier processed\n\n{made}"
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def _evidence_markdown(run: Run) -> str:

@@ -100,6 +100,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     loader: Path | None = None
     files: tuple[Path, ...] = ()
     baseline: Path | None = None  # where the manifest says; it need not exist yet
+    compiler: str = ""  # that made the object, where we made it
 
     @property
     def name(self) -> str:

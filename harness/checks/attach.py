@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness import objcheck
 from harness.checks.context import OBJCHECK, Check, Context
-from harness.checks.load import unmet
+from harness.checks.loaded import unmet
 from harness.objcheck import AttachedProgram
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
