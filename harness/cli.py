@@ -22,7 +22,9 @@ from invoke.tasks import task
 
 from harness import (
     bpfobject,
+    compare,
     doctor,
+    gate,
     inventory,
     job,
     launch,
@@ -93,6 +95,7 @@ _BACKEND_HELP = "auto, docker or local"
         "out": "directory of the report (default: reports/<time>)",
         "append": "a word for the kernels' command line (repeatable)",
         "boot-timeout": "seconds a kernel may take to boot",
+        "shard": "i/n: only every n-th kernel from the i-th on; inv report --merge joins them",
         "plan": "print the plan and do nothing",
     },
 )
@@ -110,6 +113,7 @@ def kernel_matrix(
     out: str = "",
     append: Sequence[str] | None = None,
     boot_timeout: str = "0",
+    shard: str = "",
     plan: bool = False,
 ) -> None:
     """Build, boot every kernel, run every check, write the report."""
@@ -118,6 +122,7 @@ def kernel_matrix(
         cache=cache, kernels=kernels, kernel_dirs=[Path(p) for p in kernel_dir or ()], object_path=object,
         manifest_path=manifest, backend=backend, jobs=_number("jobs", jobs), check_names=checks, out=out,
         append=tuple(append or ()), boot_timeout_s=float(_number("boot-timeout", boot_timeout)),
+        shard=shard,
     )  # fmt: skip
     print(job.plan_text(request, cache))
     if plan:
@@ -271,13 +276,67 @@ def shell_task(c: Context, kernel: str, src: str = "") -> None:
     _exit(start(src))
 
 
-@task(name="report", help={"results": "a results.json (default: that of the latest run)"})
+@task(
+    name="report",
+    iterable=["merge"],
+    help={
+        "results": "a results.json (default: that of the latest run)",
+        "merge": "results.json of a shard, or the directory with it (repeatable)",
+        "out": "with --merge: directory of the merged report",
+    },
+)
 @_guarded
-def report_task(c: Context, results: str = "") -> None:
-    """Redraw every report from results.json."""
-    path = Path(results) if results else Path("reports/latest/results.json")
-    for written in job.redraw(path):
+def report_task(
+    c: Context, results: str = "", merge: Sequence[str] | None = None, out: str = ""
+) -> None:
+    """Redraw every report from results.json, or merge those of shards."""
+    if not merge:
+        for written in job.redraw(Path(results) if results else job.LATEST):
+            print(f"  {written}")
+        return
+    if not out:
+        raise UsageError("--merge needs --out, the directory of the merged report")
+    run, files = job.merge([Path(one) for one in merge], Path(out))
+    print(f"{report.table(run)}\n\n{report.verdict_line(run)}")
+    for written in files:
         print(f"  {written}")
+
+
+@task(
+    name="compare",
+    positional=["before", "after"],
+    help={"before": "results.json of a run, or the directory with it", "after": "of another"},
+)
+@_guarded
+def compare_task(c: Context, before: str, after: str) -> None:
+    """What changed between two runs, as Markdown; status 1 on a regression."""
+    found = job.compared(Path(before), Path(after))
+    print(compare.markdown(found), end="")
+    _exit(1 if found.regressions else 0)
+
+
+@task(
+    name="gate",
+    positional=["results"],
+    optional=["results"],
+    help={
+        "results": "a results.json (default: that of the latest run)",
+        "policy": "what a release must show (default: gate.toml)",
+        "coverage": "JSON report of coverage.py (default: that of the last inv test)",
+        "object": "what is to be released; results of another object are refused",
+    },
+)
+@_guarded
+def gate_task(
+    c: Context, results: str = "", policy: str = "gate.toml", coverage: str = "", object: str = ""
+) -> None:
+    """The release gating checklist: status 0 open, 1 refused, 3 something was not measured."""
+    decision = job.gated(
+        Path(results) if results else job.LATEST, Path(policy),
+        coverage=Path(coverage) if coverage else project.COVERAGE, object_path=object,
+    )  # fmt: skip
+    print(gate.text(decision))
+    _exit(decision.status)
 
 
 @task(name="doctor")

@@ -11,14 +11,19 @@ from pathlib import Path
 from harness import (
     build,
     checks,
+    compare,
+    gate,
     inventory,
     paths,
     pipeline,
     report,
     results,
     supply,
-)  # fmt: skip
-from harness.cache import Cache
+)
+from harness import (
+    merge as merging,
+)
+from harness.cache import Cache, sha256_of
 from harness.catalogue import Kernel
 from harness.errors import UsageError
 from harness.results import Run, Verdict
@@ -26,6 +31,7 @@ from harness.sitting import Request, SubjectSource
 from harness.supply import KernelFiles
 
 REPORTS = Path("reports")
+LATEST = REPORTS / "latest" / "results.json"
 
 
 def request(
@@ -41,17 +47,20 @@ def request(
     out: str = "",
     append: tuple[str, ...] = (),
     boot_timeout_s: float = 0.0,
+    shard: str = "",
 ) -> Request:
     """Everything a run needs, checked before anything is built or fetched."""
     pipeline.refuse_unknown_backend(backend)
     directories = tuple(supply.from_directory(path, cache=cache) for path in kernel_dirs)
     _refuse_twins(directories)
     wanted = _wanted(kernels, directories)
+    planned = (*(one.name for one in wanted), *(one.name for one in directories))
+    mine = _shard(shard, planned)
     now = datetime.datetime.now().astimezone()
     return Request(
         subject=subject_source(object_path, manifest_path),
-        kernels=wanted,
-        directories=directories,
+        kernels=tuple(one for one in wanted if one.name in mine),
+        directories=tuple(one for one in directories if one.name in mine),
         lock=inventory.lock_path(),
         backend=backend,
         jobs=jobs,
@@ -133,6 +142,37 @@ def redraw(path: Path) -> list[Path]:
     return [_shown(target)]
 
 
+def merge(paths: Sequence[Path], out: Path) -> tuple[Run, list[Path]]:
+    """Join the shards of one matrix and write every form of the whole."""
+    run = merging.merge(paths, out.absolute())
+    return run, write_reports(run, out.absolute())
+
+
+def compared(before: Path, after: Path) -> compare.Comparison:
+    """Two runs side by side, each a results.json or the directory with it."""
+    return compare.compare(results.read(_file(before)), results.read(_file(after)))
+
+
+def gated(path: Path, policy: Path, *, coverage: Path, object_path: str) -> gate.Decision:
+    """Judge a run's results by a policy."""
+    return gate.decide(
+        results.read(_file(path)), gate.read_policy(policy),
+        now=datetime.datetime.now(datetime.UTC), coverage=gate.read_coverage(coverage),
+        object_sha256=_sha256(object_path) if object_path else "",
+    )  # fmt: skip
+
+
+def _file(path: Path) -> Path:
+    return path / "results.json" if path.is_dir() else path
+
+
+def _sha256(path: str) -> str:
+    try:
+        return sha256_of(Path(path))
+    except OSError as error:
+        raise UsageError(f"cannot read the object '{path}': {error.strerror}") from error
+
+
 def status(run: Run, *, strict: bool) -> int:
     """0: everything asked for holds; 1: a kernel fails; 3: we could not tell."""
     verdicts = [check.verdict for check in run.checks] + [cell.verdict for cell in run.cells]
@@ -151,6 +191,21 @@ def _wanted(words: str, directories: Sequence[KernelFiles]) -> tuple[Kernel, ...
     return tuple(
         kernel for kernel in inventory.chosen(words) if (kernel.series, kernel.arch) not in given
     )
+
+
+def _shard(words: str, planned: Sequence[str]) -> set[str]:
+    """Names of shard `i/n`: every n-th kernel, so that old and new are in each; "" is all."""
+    if not words:
+        return set(planned)
+    number, _, count = words.partition("/")
+    if not (number.isascii() and count.isascii() and number.isdigit() and count.isdigit()):
+        raise UsageError(f"'{words}' is no shard", hint="--shard 1/4 is the first of four")
+    if not 1 <= int(number) <= int(count):
+        raise UsageError(f"there is no shard {number} of {count}")
+    mine = set(planned[int(number) - 1 :: int(count)])
+    if not mine:
+        raise UsageError(f"shard {words} has no kernel: there are only {len(planned)}")
+    return mine
 
 
 def _refuse_twins(directories: Sequence[KernelFiles]) -> None:

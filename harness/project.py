@@ -11,6 +11,7 @@ from harness import process
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
 _COVERAGE_PERCENT = 85
+COVERAGE = Path("reports/coverage.json")  # what the gate reads
 _LINTERS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -41,7 +42,12 @@ def test(*, fast: bool, expression: str) -> int:
     if expression:
         words += ["-k", expression]
     elif not fast:
-        words += ["--cov=harness", "--cov-report=term", f"--cov-fail-under={_COVERAGE_PERCENT}"]
+        words += [
+            "--cov=harness",
+            "--cov-report=term",
+            f"--cov-report=json:{COVERAGE}",
+            f"--cov-fail-under={_COVERAGE_PERCENT}",
+        ]
     # Not the larger of the two: a pytest that a signal killed has a negative status.
     tested = process.passed_through([sys.executable, "-m", "pytest", *words], cwd=ROOT)
     return status if tested == 0 else 1

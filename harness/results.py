@@ -259,6 +259,7 @@ class RunFacts:
     lock_sha256: str
     notes: tuple[str, ...] = ()
     questions: dict[str, str] = field(default_factory=dict)  # check → what it asks
+    planned: tuple[str, ...] = ()  # kernels of the whole matrix, also those of other shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

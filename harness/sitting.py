@@ -67,6 +67,7 @@ class Request:
     select: str = ""  # the subject's words on a command line, "" for the default
     machine: Machine = Machine()  # noqa: RUF009  # frozen
     boot_timeout_s: float | None = None
+    planned: tuple[str, ...] = ()  # names of the whole matrix, of which this may be a shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

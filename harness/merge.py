@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shards of one matrix → one run, with the evidence of all. A kernel whose shard never came
+back is in it as unknown: an absent cell is not green."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness import results
+from harness.errors import HarnessError, UsageError
+from harness.results import (
+    Cause,
+    Cell,
+    CheckResult,
+    KernelFacts,
+    Relocation,
+    RelocationOutcome,
+    Run,
+    Verdict,
+    worst,
+)
+
+KERNELS = "kernels"  # the directory beside results.json with each kernel's evidence
+
+
+def merge(paths: Sequence[Path], out: Path) -> Run:
+    """Merge results files (or directories with one) and copy their evidence to `out`.
+
+    Raises UsageError for shards of different subjects, or with a kernel in common.
+    """
+    files = [path / "results.json" if path.is_dir() else path for path in paths]
+    if not files:
+        raise UsageError("no results to merge", hint="inv report --merge a/results.json …")
+    run = merged([results.read(path) for path in files])
+    for path in files:
+        _copy_evidence(path.parent, out)
+    return run
+
+
+def merged(runs: Sequence[Run]) -> Run:
+    """One run of several; the first is asked where they can only agree."""
+    first = runs[0]
+    for run in runs[1:]:
+        if run.subject.sha256 != first.subject.sha256:
+            raise UsageError(
+                f"the shards tested different objects: '{first.subject.name}' "
+                f"{first.subject.sha256[:16]} and '{run.subject.name}' {run.subject.sha256[:16]}",
+                hint="build once and give every shard that object",
+            )
+    cells: dict[str, Cell] = {}
+    for run in runs:
+        for cell in run.cells:
+            if cell.kernel.name in cells:
+                raise UsageError(
+                    f"two shards have the kernel '{cell.kernel.name}'",
+                    hint="merge only shards of one run (--shard 1/n to n/n)",
+                )
+            cells[cell.kernel.name] = cell
+    planned = tuple(dict.fromkeys(name for run in runs for name in run.run.planned))
+    for name in planned:
+        if name not in cells:
+            cells[name] = _never_came(name)
+    order = {name: index for index, name in enumerate(planned)}
+    return Run(
+        schema=results.SCHEMA,
+        run=replace(
+            first.run,
+            started=min(run.run.started for run in runs),
+            duration_s=max(run.run.duration_s for run in runs),
+            planned=planned,
+            notes=tuple(dict.fromkeys([
+                *(note for run in runs for note in run.run.notes),
+                f"merged from {len(runs)} shards",
+            ])),
+        ),
+        subject=first.subject,
+        checks=_object_checks(runs),
+        cells=tuple(sorted(cells.values(), key=lambda c: order.get(c.kernel.name, len(order)))),
+        relocations=_relocations(runs),
+    )  # fmt: skip
+
+
+def _object_checks(runs: Sequence[Run]) -> tuple[CheckResult, ...]:
+    """Each shard asked them; the worse answer counts."""
+    found: dict[str, CheckResult] = {}
+    for run in runs:
+        for check in run.checks:
+            known = found.get(check.check)
+            if known is None or worst((known.verdict, check.verdict)) is not known.verdict:
+                found[check.check] = check
+    return tuple(found.values())
+
+
+def _relocations(runs: Sequence[Run]) -> tuple[Relocation, ...]:
+    """Each relocation once; kernels on which it comes to the same stand together."""
+    found: dict[tuple[str, int, str, str], Relocation] = {}
+    for run in runs:
+        for one in run.relocations:
+            key = (one.program, one.insn, one.kind, one.path)
+            known = found.get(key)
+            both = (*known.outcomes, *one.outcomes) if known else one.outcomes
+            found[key] = replace(known or one, outcomes=_outcomes(both))
+    return tuple(found.values())
+
+
+def _outcomes(outcomes: Sequence[RelocationOutcome]) -> tuple[RelocationOutcome, ...]:
+    found: dict[RelocationOutcome, tuple[str, ...]] = {}
+    for one in outcomes:
+        what = replace(one, kernels=())
+        found[what] = (*found.get(what, ()), *one.kernels)
+    return tuple(replace(what, kernels=kernels) for what, kernels in found.items())
+
+
+def _never_came(name: str) -> Cell:
+    series = name.rpartition("-")[0] or name
+    return Cell(
+        kernel=KernelFacts(name=name, series=series, arch=""),
+        boot=None,
+        checks=(
+            CheckResult(
+                check="boot", verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
+                summary="the shard with this kernel wrote no results",
+                remedy="look at that job's log and run it again",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _copy_evidence(source: Path, out: Path) -> None:
+    """Files of the kernels; a link that leads out of the shard is left behind as a link."""
+    directory = source / KERNELS
+    if not directory.is_dir() or source.resolve() == out.resolve():
+        return
+    try:
+        shutil.copytree(directory, out / KERNELS, symlinks=True, dirs_exist_ok=True)
+    except (OSError, shutil.Error) as error:
+        raise HarnessError(
+            f"cannot copy '{directory}' to '{out}': {error}", hint="free some space there"
+        ) from error
