@@ -417,7 +417,7 @@ def _exit(code: int) -> None:
 
 _TASKS = (
     kernel_matrix, build_task, inspect_task, resolve_task, kernels_task, run_task, shell_task,
-    report_task, doctor_task, bench_task,
+    report_task, compare_task, gate_task, doctor_task, bench_task,
 )  # fmt: skip
 _installed = Collection(*_TASKS)
 namespace = Collection(*_TASKS, lint_task, test_task)  # of a checkout
