@@ -259,7 +259,8 @@ static const char USAGE[] =
 	"senddrv matrix [--label TEXT] [--only CASE] [--step]\n"
 	"              every way a datagram leaves, a JSON line each\n"
 	"senddrv corpus FILE                           the datagrams of a corpus, to 127.0.0.1:53\n"
-	"senddrv flood [--count N] [--rate R] [--threads T] [--duration-s S] [--cpu LIST]\n"
+	"senddrv flood [--count N] [--rate R [--burst B]] [--threads T] [--duration-s S]\n"
+	"              [--cpu LIST]\n"
 	"              [--non-dns | --answers | --unroutable] [--retries K] [--one-name] [--v6]\n"
 	"              [--label TEXT]\n"
 	"\n"
@@ -292,10 +293,11 @@ int main(int argc, char **argv)
 		{ "duration-s", 1, NULL, 'd' }, { "non-dns", 0, NULL, 'n' }, { "v6", 0, NULL, '6' },
 		{ "answers", 0, NULL, 'a' },	{ "unroutable", 0, NULL, 'u' },
 		{ "retries", 1, NULL, 'k' },	{ "one-name", 0, NULL, '1' },
+		{ "burst", 1, NULL, 'b' },
 		{ "step", 0, NULL, 's' },
 		{ "help", 0, NULL, 'h' },	{ NULL, 0, NULL, 0 },
 	};
-	struct flood flood = { .threads = 1 };
+	struct flood flood = { .threads = 1, .burst = 1 };
 	const char *command;
 	unsigned long value;
 	char *end;
@@ -303,7 +305,7 @@ int main(int argc, char **argv)
 
 	while ((id = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		value = 0;
-		if (strchr("crtdk", id)) {
+		if (strchr("crtdkb", id)) {
 			value = strtoul(optarg, &end, 10);
 			if (!*optarg || *end || *optarg == '-')
 				return usage("not a number", optarg);
@@ -318,6 +320,7 @@ int main(int argc, char **argv)
 		case 'o': only = optarg; break;
 		case 'c': flood.count = value; break;
 		case 'r': flood.rate = value; break;
+		case 'b': flood.burst = value; break;
 		case 't': flood.threads = (unsigned)value; break;
 		case 'd': flood.duration_s = (unsigned)value; break;
 		case 'p': flood.cpus = optarg; break;
@@ -345,6 +348,8 @@ int main(int argc, char **argv)
 			return usage("flood needs --count or --duration-s, not", "neither");
 		if (flood.threads < 1 || flood.threads > 256)
 			return usage("--threads is 1 to 256, not", argv[optind]);
+		if (!flood.burst || (flood.burst > 1 && !flood.rate))
+			return usage("--burst is 1 or more at a --rate, not", argv[optind]);
 		if (flood.answers && flood.non_dns)
 			return usage("--answers answers questions, not", "--non-dns");
 		if (flood.answers && flood.unroutable)

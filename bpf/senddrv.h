@@ -51,6 +51,7 @@ int run_corpus(const char *path);
 struct flood {
 	unsigned long count; /* datagrams of all threads together; 0: until duration */
 	unsigned long rate;  /* a second, all threads together; 0: as fast as it goes */
+	unsigned long burst; /* sent at once, by each thread, then the pause that the rate asks for */
 	unsigned threads;
 	unsigned duration_s;
 	const char *cpus; /* "0,2-3" or NULL */

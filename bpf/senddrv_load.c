@@ -261,7 +261,7 @@ static void *work(void *argument)
 	while (!f->count || turn < turns) {
 		if (f->duration_s && turn % 32 == 0 && seconds() - start >= f->duration_s)
 			break;
-		if (f->rate) {
+		if (f->rate && turn % f->burst == 0) {
 			due = start + (double)turn / rate - seconds();
 			if (due > 0)
 				usleep((useconds_t)(due * 1e6));
