@@ -278,6 +278,7 @@ def shell_task(c: Context, kernel: str, src: str = "") -> None:
 
 @task(
     name="report",
+    positional=[],
     iterable=["merge"],
     help={
         "results": "a results.json (default: that of the latest run)",
@@ -317,8 +318,7 @@ def compare_task(c: Context, before: str, after: str) -> None:
 
 @task(
     name="gate",
-    positional=["results"],
-    optional=["results"],
+    positional=[],
     help={
         "results": "a results.json (default: that of the latest run)",
         "policy": "what a release must show (default: gate.toml)",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
+_ANY = Line(title="any check")
 _RANK = (State.REFUSED, State.UNTOLD, State.EXCEPTED, State.TICKED)
 
 
@@ -66,6 +67,8 @@ class Finding:
 
     state: State
     text: str
+    check: str = ""
+    kernel: str = ""  # or what the policy calls it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,9 +226,7 @@ def _judged(
             for finding in _check_findings(name, line, run, policy, required, now, used)
         ]
     against = [finding for finding in findings if finding.state is not State.TICKED]
-    if against:
-        return Judged(title=line.title, findings=tuple(against))
-    return Judged(title=line.title, findings=tuple(_in_short(findings)))
+    return Judged(title=line.title, findings=tuple(against or findings))
 
 
 def _check_findings(
@@ -239,7 +240,8 @@ def _check_findings(
         return
     for word, cells in required.items():
         if not cells:
-            yield _untold(f"{name} on {word}: the results have no such kernel")
+            lacking = _untold("the results have no such kernel")
+            yield replace(lacking, check=name, kernel=word)
         for cell in cells:
             found = [check for check in cell.checks if check.check == name]
             for check in found:
@@ -252,28 +254,29 @@ def _verdict(
     check: CheckResult, kernel: str, line: Line, policy: Policy, now: datetime.datetime,
     used: set[Exemption],
 ) -> Finding:  # fmt: skip
-    where = f" on {kernel}" if kernel else ""
-    said = f"{check.check}{where}"
     if check.verdict is Verdict.PASS:
-        return _figure(check, said, line)
-    why = f"{said}: {check.verdict}{f' ({check.cause})' if check.cause else ''}"
-    short = check.summary.partition("\n")[0]
-    text = f"{why}: {short}" if short else why
-    exempt = _exempt(check.check, kernel, policy, now, used)
-    if exempt is not None:
-        return Finding(state=State.EXCEPTED, text=f"{text}; {_until(exempt)}")
-    if check.verdict in (Verdict.FAIL, Verdict.UNSUPPORTED):
-        return _refused(text)
-    return _untold(text)
+        found = _figure(check, line)
+    else:
+        why = f"{check.verdict}{f' ({check.cause})' if check.cause else ''}"
+        short = check.summary.partition("\n")[0]
+        text = f"{why}: {short}" if short else why
+        exempt = _exempt(check.check, kernel, policy, now, used)
+        if exempt is not None:
+            found = Finding(state=State.EXCEPTED, text=f"{text}; {_until(exempt)}")
+        elif check.verdict in (Verdict.FAIL, Verdict.UNSUPPORTED):
+            found = _refused(text)
+        else:
+            found = _untold(text)
+    return replace(found, check=check.check, kernel=kernel)
 
 
-def _figure(check: CheckResult, said: str, line: Line) -> Finding:
+def _figure(check: CheckResult, line: Line) -> Finding:
     if not line.figure or check.check != line.checks[0]:
-        return _ticked(said)
+        return _ticked("pass")
     figure = next((one for one in check.figures if one.name == line.figure), None)
     if figure is None:
-        return _untold(f"{said}: passed, but did not measure '{line.figure}'")
-    shown = f"{said}: {figure.name} {figure.value:,.6g}"
+        return _untold(f"passed, but did not measure '{line.figure}'")
+    shown = f"{figure.name} {figure.value:,.6g}"
     if line.at_least is not None and not figure.value >= line.at_least:
         return _refused(f"{shown}, the policy asks for at least {line.at_least:,.6g}")
     if line.below is not None and not figure.value < line.below:
@@ -286,11 +289,12 @@ def _absent(
 ) -> Finding:
     deciding = cell.deciding
     why = f": {deciding.verdict}: {deciding.summary.partition(chr(10))[0]}" if deciding else ""
-    text = f"{name} on {cell.kernel.name}: not asked{why if cell.boot is None else ''}"
+    text = f"not asked{why if cell.boot is None else ''}"
     exempt = _exempt(name, cell.kernel.name, policy, now, used)
+    found = _untold(text)
     if exempt is not None:
-        return Finding(state=State.EXCEPTED, text=f"{text}; {_until(exempt)}")
-    return _untold(text)
+        found = Finding(state=State.EXCEPTED, text=f"{text}; {_until(exempt)}")
+    return replace(found, check=name, kernel=cell.kernel.name)
 
 
 def _enough_kernels(run: Run, wanted: int) -> Iterator[Finding]:
@@ -326,12 +330,7 @@ def _others(
         for check in cell.checks:
             if check.verdict is not Verdict.FAIL:
                 continue
-            text = f"{check.check} on {cell.kernel.name}: fail ({check.cause})"
-            exempt = _exempt(check.check, cell.kernel.name, policy, now, used)
-            if exempt is not None:
-                yield Finding(state=State.EXCEPTED, text=f"{text}; {_until(exempt)}")
-            else:
-                yield _refused(f"{text}: {check.summary.partition(chr(10))[0]}")
+            yield _verdict(check, cell.kernel.name, _ANY, policy, now, used)
     yield _ticked(f"{len(others)} more kernels")
 
 
@@ -360,13 +359,6 @@ def _until(exemption: Exemption) -> str:
     return f"excepted until {exemption.expires}: {exemption.reason}"
 
 
-def _in_short(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """A ticked line: the first evidence, and how much more there is."""
-    if findings:
-        more = f" and {len(findings) - 1} more" if len(findings) > 1 else ""
-        yield _ticked(f"{findings[0].text}{more}")
-
-
 def _ticked(text: str) -> Finding:
     return Finding(state=State.TICKED, text=text)
 
@@ -390,9 +382,10 @@ def text(decision: Decision) -> str:
         lines.append(f"- [{_MARK[judged.state]}] {judged.title}")
         against = [one for one in judged.findings if one.state is not State.TICKED]
         shown = sorted(against, key=lambda one: _RANK.index(one.state)) or list(judged.findings)
-        lines += [f"      {one.text}" for one in shown[:_SHOWN]]
-        if shown[_SHOWN:]:
-            lines.append(f"      and {len(shown) - _SHOWN} more")
+        said = _grouped(shown)
+        lines += [f"      {one}" for one in said[:_SHOWN]]
+        if said[_SHOWN:]:
+            lines.append(f"      and {len(said) - _SHOWN} more")
     lines += [f"note: {note}" for note in decision.notes]
     states = [line.state for line in decision.lines]
     refused, untold = states.count(State.REFUSED), states.count(State.UNTOLD)
@@ -403,3 +396,19 @@ def text(decision: Decision) -> str:
         said = f"open: {len(states)} lines ticked"
         said += f", {excepted} of them with an exception" if excepted else ""
     return "\n".join([*lines, "", f"gate {said}"])
+
+
+def _grouped(findings: Sequence[Finding]) -> list[str]:
+    """The same words once, with every check and kernel that they concern."""
+    kernels: dict[tuple[str, str], list[str]] = {}
+    for one in findings:
+        kernels.setdefault((one.text, one.check), []).append(one.kernel)
+    checks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (said, check), where in kernels.items():
+        checks.setdefault((said, tuple(filter(None, where))), []).append(check)
+    lines = []
+    for (said, where), names in checks.items():
+        what = ", ".join(filter(None, names))
+        on = f" on {', '.join(where)}" if where else ""
+        lines.append(f"{what}{on}: {said}" if what else said)
+    return lines
