@@ -2,7 +2,8 @@
 /*
  * The yardstick of the overhead check: what an empty kprobe program costs here.
  *
- *	objcheck kprobe --function NAME... [--rounds N --calls N] [-- COMMAND...]
+ *	objcheck kprobe --function NAME... [--rounds N [--calls N] [--pause-us N]]
+ *			[-- COMMAND...]
  *
  * A program of two instructions is attached to the functions. With --rounds, a call that enters
  * udp_sendmsg and fails there at once (an unconnected socket, no address: EDESTADDRREQ) is timed in
@@ -39,6 +40,10 @@ struct kprobe {
 	const char *functions[MAX_FUNCTIONS];
 	int n, prog, events[MAX_FUNCTIONS];
 	int pmu;		/* perf_event_attr.type */
+};
+
+struct pace {
+	long rounds, calls, pause_us;
 };
 
 /* r0 = 0; exit */
@@ -110,33 +115,56 @@ static uint64_t now_ns(void)
 	return now.tv_sec * 1000000000ULL + now.tv_nsec;
 }
 
-static uint64_t timed_calls(int fd, long calls)
+static int by_size(const void *a, const void *b)
 {
-	uint64_t start;
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * The median of the calls, each timed for itself, so that an interrupt in one of them is nothing.
+ * With a pause before each it meets what a sender at that pace meets: caches, and an emulator's
+ * translations, that others have used meanwhile.
+ */
+static uint64_t median_call(int fd, long calls, long pause_us, uint64_t *took)
+{
 	long i;
 
 	/* patched text is new to the caches, under emulation to the translator too */
 	for (i = 0; i < WARM_UP_CALLS; i++)
 		send(fd, "", 1, 0);
-	start = now_ns();
-	for (i = 0; i < calls; i++)
+	for (i = 0; i < calls; i++) {
+		uint64_t start;
+
+		if (pause_us)
+			usleep(pause_us);
+		start = now_ns();
 		send(fd, "", 1, 0);
-	return now_ns() - start;
+		took[i] = now_ns() - start;
+	}
+	qsort(took, calls, sizeof(*took), by_size);
+	return took[calls / 2];
 }
 
-static int block(struct kprobe *k, int fd, long calls, bool attached)
+static int block(struct kprobe *k, int fd, const struct pace *pace, bool attached)
 {
-	uint64_t took;
+	uint64_t *took = calloc(pace->calls, sizeof(*took)), median, total = 0;
+	long i;
 
-	if (attached && attach(k))
+	if (!took || (attached && attach(k)))
 		return -1;
-	took = timed_calls(fd, calls);
+	median = median_call(fd, pace->calls, pace->pause_us, took);
 	if (attached)
 		detach(k);
+	for (i = 0; i < pace->calls; i++)
+		total += took[i];
+	free(took);
 	js_line("block");
 	js_bool("attached", attached);
-	js_u64("calls", calls);
-	js_u64("ns", took);
+	js_u64("calls", pace->calls);
+	js_u64("median_ns", median);
+	js_u64("ns", total);
 	js_end();
 	return 0;
 }
@@ -158,7 +186,7 @@ static void run_line(uint32_t id, int fd)
 }
 
 /* One CPU, so that a migration is no part of a difference. */
-static int measure(struct kprobe *k, long rounds, long calls)
+static int measure(struct kprobe *k, const struct pace *pace)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), cpu = sched_getcpu(), err = 0;
 	struct run_stats stats;
@@ -172,12 +200,16 @@ static int measure(struct kprobe *k, long rounds, long calls)
 		js_error_line("socket", NULL, "a send without an address: %s", strerror(errno));
 		return -1;
 	}
-	for (i = 0; i < rounds && !err; i++)
-		err = block(k, fd, calls, i % 2) || block(k, fd, calls, !(i % 2));
+	for (i = 0; i < pace->rounds && !err; i++)
+		err = block(k, fd, pace, i % 2) || block(k, fd, pace, !(i % 2));
 	if (err || attach(k))
 		return -1;
 	stats = stats_on();
-	timed_calls(fd, calls);
+	for (i = 0; i < pace->calls; i++) {
+		if (pace->pause_us)
+			usleep(pace->pause_us);
+		send(fd, "", 1, 0);
+	}
 	stats_off(&stats);
 	detach(k);
 	close(fd);
@@ -227,7 +259,7 @@ static int positive(const char *text, long *number)
 static int usage(const char *what)
 {
 	js_error_line("usage", what, "usage: objcheck kprobe --function NAME... "
-		      "[--rounds N --calls N] [-- COMMAND...]");
+		      "[--rounds N [--calls N] [--pause-us N]] [-- COMMAND...]");
 	return EXIT_USAGE;
 }
 
@@ -237,21 +269,23 @@ int cmd_kprobe(int argc, char **argv)
 		{ "function", required_argument, NULL, 'f' },
 		{ "rounds", required_argument, NULL, 'r' },
 		{ "calls", required_argument, NULL, 'c' },
+		{ "pause-us", required_argument, NULL, 'p' },
 		{},
 	};
 	struct kprobe k = { .events = { -1, -1, -1, -1, -1, -1, -1, -1 } };
-	long rounds = 0, calls = 1000;
+	struct pace pace = { .calls = 1000 };
 	int c, err = 0;
 
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+", longs, NULL)) != -1) {
 		if (c == 'f' && k.n < MAX_FUNCTIONS)
 			k.functions[k.n++] = optarg;
-		else if ((c != 'r' || positive(optarg, &rounds)) &&
-			 (c != 'c' || positive(optarg, &calls)))
+		else if ((c != 'r' || positive(optarg, &pace.rounds)) &&
+			 (c != 'c' || positive(optarg, &pace.calls)) &&
+			 (c != 'p' || positive(optarg, &pace.pause_us)))
 			return usage(argv[optind - 1]);
 	}
-	if (!k.n || (!rounds && optind == argc))
+	if (!k.n || (!pace.rounds && optind == argc))
 		return usage(NULL);
 	k.pmu = number_in(KPROBE_PMU);
 	k.prog = load_empty();
@@ -260,8 +294,8 @@ int cmd_kprobe(int argc, char **argv)
 			      k.prog < 0 ? strerror(errno) : "no " KPROBE_PMU);
 		return EXIT_RAN;	/* without "end" */
 	}
-	if (rounds)
-		err = measure(&k, rounds, calls);
+	if (pace.rounds)
+		err = measure(&k, &pace);
 	if (!err && optind < argc)
 		err = command(&k, argv + optind);
 	if (err)
