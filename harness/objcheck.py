@@ -19,6 +19,7 @@ from harness.objcheck_answers import (
     AttachedProgram,
     AttachReason,
     FeaturesAnswer,
+    HeldMap,
     IdsAnswer,
     KernelObject,
     LibbpfLine,
@@ -42,6 +43,7 @@ __all__ = [
     "AttachReason",
     "AttachedProgram",
     "FeaturesAnswer",
+    "HeldMap",
     "IdsAnswer",
     "KernelObject",
     "LibbpfLine",
@@ -65,10 +67,12 @@ __all__ = [
     "ids_argv",
     "last_words",
     "load_argv",
+    "maps_argv",
     "parse_attach",
     "parse_features",
     "parse_ids",
     "parse_load",
+    "parse_maps",
     "parse_relos",
     "parse_verifier_stats",
     "relos_argv",
@@ -157,6 +161,11 @@ def features_argv(ksyms: Sequence[str] = ()) -> list[str]:
 def ids_argv() -> list[str]:
     """The BPF objects that the kernel holds."""
     return [PROGRAM, "ids"]
+
+
+def maps_argv() -> list[str]:
+    """The maps that the kernel holds, with their memory and elements."""
+    return [PROGRAM, "maps"]
 
 
 def setting_word(name: str, value: Value) -> str:
@@ -323,6 +332,14 @@ def parse_ids(text: str) -> IdsAnswer:
         btf=counts.btf,
         objects=tuple(lines.each("id", KernelObject)),
     )
+
+
+def parse_maps(text: str) -> tuple[HeldMap, ...]:
+    """The answer to maps_argv. HarnessError when a map could not be read: none may be missing."""
+    lines = _Lines(text, "maps")
+    if lines.notes:
+        raise HarnessError(f"objcheck maps: {lines.notes[0]}")
+    return tuple(lines.each("map", HeldMap))
 
 
 def parse_relos(text: str) -> tuple[RelocatedProgram, ...]:

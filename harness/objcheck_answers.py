@@ -303,6 +303,22 @@ class IdsAnswer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeldMap:
+    """A map that the kernel holds, in `objcheck maps`."""
+
+    id: int
+    name: str  # at most 15 characters
+    of: str | None  # its type; None: a type that objcheck does not know
+    key_size: int
+    value_size: int
+    max_entries: int
+    prealloc: bool  # without BPF_F_NO_PREALLOC
+    memlock_bytes: int | None  # what fdinfo says; before v6.4 0 for ring buffers of v5.11 on
+    elements: int | None  # None: of this type they do not come and go, or cannot be walked
+    more: bool  # there are more, the walk ended
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LibbpfLine:
     level: str  # "warn", "info", "debug"
     text: str

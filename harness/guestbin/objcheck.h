@@ -158,6 +158,7 @@ bool kprobe_multi(void);
 int cmd_features(int argc, char **argv);
 int cmd_dump_relos(int argc, char **argv);
 int cmd_ids(int argc, char **argv);
+int cmd_maps(int argc, char **argv);
 int cmd_kprobe(int argc, char **argv);
 int cmd_runs(int argc, char **argv);
 void raise_memlock(void);

@@ -15,6 +15,7 @@ from harness.objcheck import (
     parse_features,
     parse_ids,
     parse_load,
+    parse_maps,
     parse_relos,
 )
 from tests.objcheck.answers import KERNELS, all_recorded, ident, recorded
@@ -347,3 +348,28 @@ def test_carriage_returns_and_odd_line_separators_change_nothing() -> None:
 
     assert parse_load(text.replace("\n", "\r\n")) == parse_load(text)
     assert parse_load(odd).object.path.startswith("\u2028\u0085")
+
+
+# ---- maps ----
+
+_MAP = (
+    '{"type":"map","id":4,"name":"seen","of":"hash","key_size":4,"value_size":64,'
+    '"max_entries":1000,"prealloc":false,"memlock_bytes":4096,"elements":7,"more":false}\n'
+)
+
+
+def test_maps_say_what_they_hold() -> None:
+    (held,) = parse_maps(_MAP + '{"type":"end"}\n')
+
+    assert (held.name, held.of, held.elements, held.more) == ("seen", "hash", 7, False)
+    assert (held.prealloc, held.memlock_bytes) == (False, 4096)
+
+
+def test_a_map_that_could_not_be_read_makes_no_answer() -> None:
+    """A leak check must not take silence for emptiness."""
+    refused = '{"type":"error","what":"map","name":null,"text":"map 3 cannot be opened"}\n'
+
+    with pytest.raises(HarnessError, match="map 3 cannot be opened"):
+        parse_maps(_MAP + refused + '{"type":"end"}\n')
+    with pytest.raises(HarnessError, match="cut off"):
+        parse_maps(_MAP)

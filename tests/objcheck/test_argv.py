@@ -11,6 +11,7 @@ from harness.objcheck import (
     features_argv,
     ids_argv,
     load_argv,
+    maps_argv,
     relos_argv,
     setting_word,
 )
@@ -19,6 +20,7 @@ from harness.objcheck import (
 def test_defaults_add_nothing() -> None:
     assert load_argv("/o.bpf.o") == ["objcheck", "load", "/o.bpf.o"]
     assert ids_argv() == ["objcheck", "ids"]
+    assert maps_argv() == ["objcheck", "maps"]
     assert features_argv() == ["objcheck", "features"]
 
 

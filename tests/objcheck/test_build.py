@@ -40,6 +40,7 @@ def test_it_is_static(objcheck: Path) -> None:
         ["objcheck", "load", "--map", "x=hash:4:4", "a"],
         ["objcheck", "load", "--map", "x=hash:4:4:4:when=map:hash", "a"],
         ["objcheck", "features", "x"], ["objcheck", "ids", "x"],
+        ["objcheck", "maps", "x"],
     ],
     ids=" ".join,
 )  # fmt: skip
