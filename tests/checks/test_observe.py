@@ -66,7 +66,9 @@ class Observe:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def __call__(self, loader: str, command: Sequence[str] = ("echo", "sent")) -> Observed:
+    def __call__(
+        self, loader: str, command: Sequence[str] = ("echo", "sent"), members: Sequence[str] = ()
+    ) -> Observed:
         path = self._directory / "loader"
         path.write_text(loader)
         path.chmod(0o755)
@@ -79,7 +81,7 @@ class Observe:
             detached_btf=False, emulated=False, evidence_dir=self._directory / "report" / "here",
             report_dir=self._directory / "report",
         )  # fmt: skip
-        return observer.observe(context, command, name="any", timeout_s=60)
+        return observer.observe(context, command, name="any", members=members, timeout_s=60)
 
 
 def _no_features() -> FeaturesAnswer:
@@ -162,6 +164,39 @@ def test_the_lines_are_kept_as_evidence(observe: Observe, tmp_path: Path) -> Non
 
     assert [item.path for item in seen.evidence if item.path] == ["here/any.jsonl"]
     assert (tmp_path / "report" / "here" / "any.jsonl").read_text() == f"{_READY}\n{_STATS}\n"
+
+
+_LINES = (
+    '{"type":"event","ts_ns":5,"name":"a.test.","id":7,"cpu":0}',
+    '{"type":"event","ts_ns":6,"name":null,"id":8,"cpu":1}',
+    '{"type":"event","name":"id","ts_ns":7,"id":9,"cpu":1}',
+    '{"type":"event","ts_ns":8,"name":"quo\\\\\\"te","id":10,"cpu":1}',
+)
+
+
+def test_only_the_members_asked_for_leave_the_guest(observe: Observe) -> None:
+    """Ten thousand whole events take seconds to travel; one in another shape loses nothing."""
+    seen = observe(
+        f"#!/bin/sh\nend() {{\ncat <<'EOF'\n{chr(10).join(_LINES)}\nEOF\necho '{_STATS}'\nexit 0\n"
+        f"}}\ntrap end TERM\necho '{_READY}'\nwhile :; do sleep 0.05; done\n",
+        members=("id", "name"),
+    )
+
+    assert seen.unreadable == ()
+    assert [dict(event) for event in seen.events] == [
+        {"id": 7, "name": "a.test."},
+        {"ts_ns": 6, "name": None, "id": 8, "cpu": 1},
+        {"name": "id", "ts_ns": 7, "id": 9, "cpu": 1},
+        {"ts_ns": 8, "name": 'quo\\"te', "id": 10, "cpu": 1},
+    ]
+
+
+def test_the_command_knows_the_observer_and_may_leave_it_stopped(observe: Observe) -> None:
+    """A stopped observer would not see SIGTERM, and would be killed instead of asked."""
+    seen = observe(_HONEST, ("sh", "-c", "kill -STOP $OBSERVER_PID && echo stopped"))
+
+    assert seen.command_output == "stopped\n"
+    assert seen.lived
 
 
 @pytest.mark.parametrize(
