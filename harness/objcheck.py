@@ -20,6 +20,7 @@ from harness.objcheck_answers import (
     AttachReason,
     FeaturesAnswer,
     HeldMap,
+    HotProgram,
     IdsAnswer,
     KernelObject,
     LibbpfLine,
@@ -44,6 +45,7 @@ __all__ = [
     "AttachedProgram",
     "FeaturesAnswer",
     "HeldMap",
+    "HotProgram",
     "IdsAnswer",
     "KernelObject",
     "LibbpfLine",
@@ -64,12 +66,14 @@ __all__ = [
     "VerifierStats",
     "attach_argv",
     "features_argv",
+    "hot_argv",
     "ids_argv",
     "last_words",
     "load_argv",
     "maps_argv",
     "parse_attach",
     "parse_features",
+    "parse_hot",
     "parse_ids",
     "parse_load",
     "parse_maps",
@@ -151,6 +155,11 @@ def attach_argv(
 def relos_argv(obj: str, options: Options | None = None) -> list[str]:
     """What libbpf does with each CO-RE relocation, and the instructions that come out."""
     return [PROGRAM, "dump-relos", *_words(options or Options()), obj]
+
+
+def hot_argv(obj: str, options: Options | None = None) -> list[str]:
+    """How often the verifier goes through each instruction of each program, loaded alone."""
+    return [PROGRAM, "hot", *_words(options or Options()), obj]
 
 
 def features_argv(ksyms: Sequence[str] = ()) -> list[str]:
@@ -319,6 +328,11 @@ def parse_attach(text: str, *, holding: bool = False) -> AttachAnswer:
 def parse_features(text: str) -> FeaturesAnswer:
     """The answer to features_argv."""
     return _Lines(text, "features").one("features", FeaturesAnswer)
+
+
+def parse_hot(text: str) -> tuple[HotProgram, ...]:
+    """The answer to hot_argv. HarnessError on one that is cut off."""
+    return tuple(_Lines(text, "hot").each("hot", HotProgram))
 
 
 def parse_ids(text: str) -> IdsAnswer:

@@ -319,6 +319,34 @@ class HeldMap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HotProgram:
+    """How often the verifier went through each instruction of a program loaded alone."""
+
+    name: str
+    ok: bool
+    errno: int
+    reason: Reason | None
+    insns: int  # of the program as loaded, subprograms behind it
+    truncated: bool  # the trace did not fit: `counts` are of its beginning, since v6.4 of its end
+    log_bytes: int  # of the trace, as far as it fitted
+    load_us: int
+    counted: int  # the sum of the counts
+    counts: tuple[int, ...]  # instruction, times, instruction, times, …
+    stats: VerifierStats | None
+
+    @property
+    def by_insn(self) -> dict[int, int]:
+        """Instruction → how often; those that the verifier never came to are absent."""
+        return dict(zip(self.counts[::2], self.counts[1::2], strict=True))
+
+    @property
+    def whole(self) -> bool:
+        """Every processed instruction is counted: the trace adds up to the kernel's own figure."""
+        processed = self.stats.processed if self.stats else None
+        return not self.truncated and self.counted == processed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LibbpfLine:
     level: str  # "warn", "info", "debug"
     text: str

@@ -13,6 +13,7 @@ static const struct {
 	{ "attach", cmd_attach },
 	{ "dump-relos", cmd_dump_relos },
 	{ "ids", cmd_ids },
+	{ "hot", cmd_hot },
 	{ "maps", cmd_maps },
 	{ "kprobe", cmd_kprobe },
 	{ "runs", cmd_runs },
@@ -39,6 +40,6 @@ int main(int argc, char **argv)
 		}
 	}
 	js_error_line("usage", argc > 1 ? argv[1] : NULL,
-		      "usage: objcheck features|load|attach|dump-relos|ids|maps|kprobe|runs ...");
+		      "usage: objcheck features|load|attach|dump-relos|ids|hot|maps|kprobe|runs ...");
 	return EXIT_USAGE;
 }

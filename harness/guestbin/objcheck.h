@@ -22,6 +22,8 @@ enum {
 /* log level bits of BPF_PROG_LOAD (kernel: include/linux/bpf_verifier.h) */
 enum { LOG_TRACE = 1, LOG_TRACE_STATES = 2, LOG_STATS = 4 };
 
+enum { DEFAULT_LOG_BYTES = UINT32_MAX >> 8 };	/* the largest that v4.19 takes */
+
 #define VMLINUX_BTF "/sys/kernel/btf/vmlinux"
 
 /* ---- json.c: one line at a time, flushed at its end ---- */
@@ -158,6 +160,7 @@ bool kprobe_multi(void);
 int cmd_features(int argc, char **argv);
 int cmd_dump_relos(int argc, char **argv);
 int cmd_ids(int argc, char **argv);
+int cmd_hot(int argc, char **argv);
 int cmd_maps(int argc, char **argv);
 int cmd_kprobe(int argc, char **argv);
 int cmd_runs(int argc, char **argv);

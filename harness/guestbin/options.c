@@ -152,7 +152,7 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 
 	*o = (struct options){
 		.log_level = -1,
-		.log_size = UINT32_MAX >> 8,	/* the largest that v4.19 takes */
+		.log_size = DEFAULT_LOG_BYTES,
 		.tail = 8192,
 	};
 	o->programs = calloc(argc, sizeof(*o->programs));
