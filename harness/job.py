@@ -218,16 +218,17 @@ def _refuse_twins(directories: Sequence[KernelFiles]) -> None:
 
 
 def _chosen_checks(words: str) -> tuple[checks.Check, ...]:
-    by_name = {check.name: check for check in checks.ALL}
+    every = (*checks.ALL, *checks.ON_REQUEST)
+    by_name = {check.name: check for check in every}
     names = [word.strip() for word in words.split(",") if word.strip()]
     for name in names:
         if name not in (*by_name, "all"):
             raise UsageError(f"unknown check '{name}'", hint=f"there is {', '.join(by_name)}")
     if "all" in names:
-        return checks.ALL
+        return tuple(c for c in every if c in checks.ALL or c.name in names)
     if not names:
         return tuple(check for check in checks.ALL if not check.thorough)
-    return tuple(check for check in checks.ALL if check.name in names)
+    return tuple(check for check in every if check.name in names)
 
 
 def _shown(path: Path) -> Path:

@@ -1,7 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions asked of each kernel, one file each, in the order they are asked."""
 
-from harness.checks import attach, corpus, crosscheck, function, load, sends, splat, verifier
+from harness.checks import (
+    attach,
+    corpus,
+    crosscheck,
+    function,
+    hotlines,
+    load,
+    sends,
+    splat,
+    verifier,
+)
 from harness.checks.context import Check, Context, Need
 
 ALL: tuple[Check, ...] = (
@@ -15,4 +25,7 @@ ALL: tuple[Check, ...] = (
     splat.CHECK,
 )
 
-__all__ = ["ALL", "Check", "Context", "Need"]
+# Asked by name alone, not with "all": they judge nothing, they show something.
+ON_REQUEST: tuple[Check, ...] = (hotlines.CHECK,)
+
+__all__ = ["ALL", "ON_REQUEST", "Check", "Context", "Need"]
