@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import (
@@ -25,13 +26,39 @@ from harness import (
 )
 from harness.cache import Cache, sha256_of
 from harness.catalogue import Kernel
+from harness.checks import command
 from harness.errors import UsageError
 from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
+from harness.subject import COMMAND_TIMEOUT_S, Command
 from harness.supply import KernelFiles
 
 REPORTS = Path("reports")
 LATEST = REPORTS / "latest" / "results.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandWords:
+    """What --command and its kin said."""
+
+    run: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    attached: bool = False
+    timeout_s: float = COMMAND_TIMEOUT_S
+
+    def commands(self) -> tuple[Command, ...]:
+        """Named after their programs. UsageError for a file that is not there."""
+        for path in self.files:
+            if not path.exists():
+                raise UsageError(f"no file '{path}' to carry into the guest")
+        programs = [run.split()[0].rpartition("/")[2] if run.strip() else "" for run in self.run]
+        return tuple(
+            Command(
+                name=name if programs.count(name) == 1 else f"{name}-{programs[: i + 1].count(name)}",
+                run=run, attached=self.attached, timeout_s=self.timeout_s,
+            )
+            for i, (name, run) in enumerate(zip(programs, self.run, strict=True))
+        )  # fmt: skip
 
 
 def request(
@@ -48,6 +75,7 @@ def request(
     append: tuple[str, ...] = (),
     boot_timeout_s: float = 0.0,
     shard: str = "",
+    commands: CommandWords | None = None,
 ) -> Request:
     """Everything a run needs, checked before anything is built or fetched."""
     pipeline.refuse_unknown_backend(backend)
@@ -55,27 +83,57 @@ def request(
     _refuse_twins(directories)
     wanted = _wanted(kernels, directories)
     planned = (*(one.name for one in wanted), *(one.name for one in directories))
-    mine = _shard(shard, planned)
+    mine = in_shard(shard, planned)
     now = datetime.datetime.now().astimezone()
+    source, own_commands = _subject(object_path, manifest_path, commands or CommandWords())
     return Request(
-        subject=subject_source(object_path, manifest_path),
+        subject=source,
         kernels=tuple(one for one in wanted if one.name in mine),
         directories=tuple(one for one in directories if one.name in mine),
         lock=inventory.lock_path(),
         backend=backend,
         jobs=jobs,
-        checks=_chosen_checks(check_names),
+        checks=_chosen_checks(check_names, own_commands=own_commands),
         report_dir=(Path(out) if out else REPORTS / now.strftime("%Y-%m-%d-%H%M%S")).absolute(),
         append=append,
         boot_timeout_s=boot_timeout_s or None,
-        select=_select(object_path, manifest_path),
+        select=_select(object_path, manifest_path, commands or CommandWords()),
     )
 
 
-def _select(object_path: str, manifest_path: str) -> str:
+def _select(object_path: str, manifest_path: str, commands: CommandWords) -> str:
     """What names the subject on a command line, "" for the default one."""
-    given = {"--object": object_path, "--manifest": manifest_path}
-    return " ".join(f"{option} {shlex.quote(path)}" for option, path in given.items() if path)
+    given = [
+        ("--object", object_path),
+        ("--manifest", manifest_path),
+        *(("--command", run) for run in commands.run),
+        *(("--file", str(path)) for path in commands.files),
+    ]
+    words = [f"{option} {shlex.quote(value)}" for option, value in given if value]
+    return " ".join([*words, *(["--attached"] if commands.attached else [])])
+
+
+def _subject(
+    object_path: str, manifest_path: str, words: CommandWords
+) -> tuple[SubjectSource, bool]:
+    """Where the subject comes from, and whether it has commands of its own to run."""
+    if not words.run:
+        if words.files or words.attached or words.timeout_s != COMMAND_TIMEOUT_S:
+            raise UsageError(
+                "--file, --attached and --command-timeout are for commands",
+                hint="say what to run: --command './my-loader --selftest'",
+            )
+        path = Path(manifest_path) if manifest_path else paths.default_manifest()
+        own = not object_path and bool(build.read_manifest(path).commands)
+        return subject_source(object_path, manifest_path), own
+    commands = words.commands()
+    if object_path or manifest_path:
+        source = subject_source(object_path, manifest_path)
+        return lambda cache, say: build.with_commands(
+            source(cache, say), commands, words.files
+        ), True
+    alone = build.with_commands(build.from_commands(commands[0].name), commands, words.files)
+    return lambda cache, say: alone, True
 
 
 def subject_source(object_path: str, manifest_path: str) -> SubjectSource:
@@ -193,7 +251,7 @@ def _wanted(words: str, directories: Sequence[KernelFiles]) -> tuple[Kernel, ...
     )
 
 
-def _shard(words: str, planned: Sequence[str]) -> set[str]:
+def in_shard(words: str, planned: Sequence[str]) -> set[str]:
     """Names of shard `i/n`: every n-th kernel, so that old and new are in each; "" is all."""
     if not words:
         return set(planned)
@@ -217,7 +275,8 @@ def _refuse_twins(directories: Sequence[KernelFiles]) -> None:
             )
 
 
-def _chosen_checks(words: str) -> tuple[checks.Check, ...]:
+def _chosen_checks(words: str, *, own_commands: bool) -> tuple[checks.Check, ...]:
+    """own_commands: the subject has some, which then are asked for without being named."""
     every = (*checks.ALL, *checks.ON_REQUEST)
     by_name = {check.name: check for check in every}
     names = [word.strip() for word in words.split(",") if word.strip()]
@@ -227,7 +286,8 @@ def _chosen_checks(words: str) -> tuple[checks.Check, ...]:
     if "all" in names:
         return tuple(c for c in every if c in checks.ALL or c.name in names)
     if not names:
-        return tuple(check for check in checks.ALL if not check.thorough)
+        asked = command.CHECK.name if own_commands else ""
+        return tuple(one for one in checks.ALL if not one.thorough or one.name == asked)
     return tuple(check for check in every if check.name in names)
 
 
