@@ -339,6 +339,22 @@ def gate_task(
     _exit(decision.status)
 
 
+@task(
+    name="baseline",
+    optional=["results"],
+    help={
+        "results": "a results.json (default: that of the latest run)",
+        "manifest": "the subject's manifest (default: the DNS observer's)",
+    },
+)
+@_guarded
+def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
+    """Agree to what a run's programs cost: write it into the manifest's baseline."""
+    path = Path(results) if results else Path("reports/latest/results.json")
+    for line in job.update_baseline(path, manifest):
+        print(line)
+
+
 @task(name="doctor")
 @_guarded
 def doctor_task(c: Context) -> None:
@@ -417,7 +433,7 @@ def _exit(code: int) -> None:
 
 _TASKS = (
     kernel_matrix, build_task, inspect_task, resolve_task, kernels_task, run_task, shell_task,
-    report_task, compare_task, gate_task, doctor_task, bench_task,
+    report_task, compare_task, gate_task, baseline_task, doctor_task, bench_task,
 )  # fmt: skip
 _installed = Collection(*_TASKS)
 namespace = Collection(*_TASKS, lint_task, test_task)  # of a checkout

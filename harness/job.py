@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import (
+    baseline,
     build,
     checks,
     compare,
@@ -229,6 +230,30 @@ def _sha256(path: str) -> str:
         return sha256_of(Path(path))
     except OSError as error:
         raise UsageError(f"cannot read the object '{path}': {error.strerror}") from error
+
+
+def update_baseline(results_path: Path, manifest_path: str) -> list[str]:
+    """Write what a run found into the manifest's baseline; what that changes, a line each."""
+    path = Path(manifest_path) if manifest_path else paths.default_manifest()
+    head = build.read_manifest(path).subject
+    if not head.baseline:
+        raise UsageError(
+            f"{path}: the manifest names no baseline",
+            hint=f'add baseline = "baselines/{head.name}.json" under [subject]',
+        )
+    run = results.read(results_path)
+    if run.subject.name != head.name:
+        raise UsageError(
+            f"'{results_path}' is about '{run.subject.name}', the manifest about '{head.name}'",
+            hint="name the run's own manifest with --manifest",
+        )
+    target = path.parent / head.baseline
+    old = baseline.read(target) if target.exists() else None
+    made, changes = baseline.from_run(run, old)
+    if old == made:
+        return [*changes, f"{_shown(target)}: unchanged"]
+    results.write_atomically(target, baseline.encoded(made))
+    return [*changes, f"{_shown(target)}: {len(made.kernels)} kernels"]
 
 
 def status(run: Run, *, strict: bool) -> int:
