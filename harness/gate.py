@@ -382,10 +382,10 @@ def text(decision: Decision) -> str:
         lines.append(f"- [{_MARK[judged.state]}] {judged.title}")
         against = [one for one in judged.findings if one.state is not State.TICKED]
         shown = sorted(against, key=lambda one: _RANK.index(one.state)) or list(judged.findings)
-        said = _grouped(shown)
-        lines += [f"      {one}" for one in said[:_SHOWN]]
-        if said[_SHOWN:]:
-            lines.append(f"      and {len(said) - _SHOWN} more")
+        under = _grouped(shown)
+        lines += [f"      {one}" for one in under[:_SHOWN]]
+        if under[_SHOWN:]:
+            lines.append(f"      and {len(under) - _SHOWN} more")
     lines += [f"note: {note}" for note in decision.notes]
     states = [line.state for line in decision.lines]
     refused, untold = states.count(State.REFUSED), states.count(State.UNTOLD)
@@ -404,8 +404,8 @@ def _grouped(findings: Sequence[Finding]) -> list[str]:
     for one in findings:
         kernels.setdefault((one.text, one.check), []).append(one.kernel)
     checks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (said, check), where in kernels.items():
-        checks.setdefault((said, tuple(filter(None, where))), []).append(check)
+    for (said, check), places in kernels.items():
+        checks.setdefault((said, tuple(filter(None, places))), []).append(check)
     lines = []
     for (said, where), names in checks.items():
         what = ", ".join(filter(None, names))

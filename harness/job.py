@@ -15,6 +15,7 @@ from harness import (
     checks,
     compare,
     gate,
+    history,
     inventory,
     paths,
     pipeline,
@@ -187,9 +188,11 @@ def write_reports(run: Run, directory: Path) -> list[Path]:
     results.write(run, directory / "results.json")
     written = redraw(directory / "results.json")
     latest = directory.parent / "latest"
-    if directory.parent.name == REPORTS.name and (latest.is_symlink() or not latest.exists()):
-        latest.unlink(missing_ok=True)
-        latest.symlink_to(directory.name)
+    if directory.parent.name == REPORTS.name:
+        if latest.is_symlink() or not latest.exists():
+            latest.unlink(missing_ok=True)
+            latest.symlink_to(directory.name)
+        history.append(run, directory.parent)
     return [_shown(directory / "results.json"), *written]
 
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What past runs measured, one JSON line a run, appended and never rewritten.
+
+`reports/history/runs.jsonl` holds the few figures that are worth following over months: processed
+instructions, events per second, boot time, for each kernel. Reports draw trends from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness.errors import HarnessError, UsageError
+from harness.results import Cell, Run
+
+FILE = Path("history") / "runs.jsonl"  # in the directory of all reports
+SCHEMA = 1
+# check, figure: what of a cell is followed
+FOLLOWED = (
+    ("boot", "guest ready"),
+    ("rate-limit", "most events in any second"),
+    ("memory", "memory"),
+    ("overhead", "CPU share"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel:
+    """One kernel of one run."""
+
+    name: str
+    release: str
+    verdict: str
+    accelerator: str
+    insns: dict[str, int]  # program → instructions that the verifier processed
+    figures: dict[str, float]  # "check: figure" → value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One run."""
+
+    schema: int
+    started: str  # ISO 8601, UTC
+    subject: str
+    sha256: str
+    commit: str
+    verdict: str
+    kernels: tuple[Kernel, ...]
+
+
+def entry_of(run: Run) -> Entry:
+    """What of a run is kept."""
+    return Entry(
+        schema=SCHEMA, started=run.run.started, subject=run.subject.name,
+        sha256=run.subject.sha256, commit=run.run.commit, verdict=run.verdict,
+        kernels=tuple(_kernel(cell) for cell in run.cells if cell.boot is not None),
+    )  # fmt: skip
+
+
+def _kernel(cell: Cell) -> Kernel:
+    figures = {(c.check, f.name): f.value for c in cell.checks for f in c.figures}
+    return Kernel(
+        name=cell.kernel.name, release=cell.kernel.release, verdict=cell.verdict,
+        accelerator=cell.boot.accelerator if cell.boot else "",
+        insns={
+            program.name: program.insns_processed
+            for check in cell.checks
+            for program in check.programs
+            if program.insns_processed is not None
+        },
+        figures={
+            f"{check}: {name}": figures[check, name]
+            for check, name in FOLLOWED
+            if (check, name) in figures
+        },
+    )  # fmt: skip
+
+
+def append(run: Run, reports: Path) -> Path:
+    """Add a run to the history in the directory of all reports; the same run only once."""
+    path = reports / FILE
+    entry = entry_of(run)
+    line = msgspec.json.encode(entry) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One write(2) to a file opened for appending, under a lock: runs may end together.
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            known = path.read_bytes()
+            if line in known.splitlines(keepends=True):
+                return path
+            # A line that a full disk cut short is ended, so that it spoils no other.
+            os.write(descriptor, line if not known or known.endswith(b"\n") else b"\n" + line)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write '{path}': {error.strerror}", hint="free some space there"
+        ) from error
+    return path
+
+
+def read(reports: Path) -> list[Entry]:
+    """Every run, oldest first; lines that are cut short or of another schema are left out.
+
+    Raises UsageError when the file itself cannot be read.
+    """
+    path = reports / FILE
+    try:
+        lines: Sequence[bytes] = path.read_bytes().splitlines() if path.exists() else ()
+    except OSError as error:
+        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
+    found: list[Entry] = []
+    for line in lines:
+        try:
+            entry = msgspec.json.decode(line, type=Entry)
+        except msgspec.MsgspecError:
+            continue
+        if entry.schema == SCHEMA:
+            found.append(entry)
+    return sorted(found, key=lambda one: one.started)
