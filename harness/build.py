@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -16,7 +16,7 @@ from harness import process, subject
 from harness.cache import Cache, sha256_of
 from harness.errors import HarnessError, UsageError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
-from harness.subject import Manifest, Subject
+from harness.subject import Command, Manifest, Subject
 
 _MAKE_TIMEOUT_S = 300.0
 _SOURCE_SUFFIXES = {".c", ".h", ".mk", ".S", ".awk"}
@@ -48,7 +48,7 @@ def from_manifest(path: Path, cache: Cache, on_progress: Callable[[str], None]) 
         raise UsageError(f"{path}: 'build' must be \"make\" or absent, not '{head.build}'")
     built = Subject(
         manifest=manifest,
-        object=_there(directory / head.object, path),
+        object=_there(directory / head.object, path) if head.object else None,
         loader=_there(directory / head.loader, path) if head.loader else None,
         files=tuple(_there(directory / name, path) for name in head.files),
         baseline=path.parent / head.baseline if head.baseline else None,
@@ -66,6 +66,21 @@ def from_object(path: Path) -> Built:
     """A subject of an object that somebody else compiled. UsageError when it is none."""
     built = subject.bare(path)
     return Built(subject=built, compile=_judge(built, 0.0))
+
+
+def from_commands(name: str) -> Built:
+    """A subject without an object of its own: what its commands load is their business."""
+    built = subject.of_commands(name)
+    return Built(subject=built, compile=_judge(built, 0.0))
+
+
+def with_commands(built: Built, commands: Sequence[Command], files: Sequence[Path]) -> Built:
+    """The same with commands to run, and files for them. UsageError for what cannot be carried."""
+    for path in files:
+        if not path.exists():
+            raise UsageError(f"no file '{path}' to carry into the guest")
+    more = subject.with_commands(built.subject, tuple(commands), tuple(files))
+    return replace(built, subject=more)
 
 
 def objcheck(cache: Cache, on_progress: Callable[[str], None]) -> Path:
@@ -124,6 +139,11 @@ def _there(path: Path, manifest: Path) -> Path:
 
 def _judge(built: Subject, duration_s: float) -> CheckResult:
     """Is it a BPF object with BTF and CO-RE records (what every later check stands on)?"""
+    if built.object is None:
+        return CheckResult(
+            check="compile", verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
+            summary="the subject has no object: only its commands are asked",
+        )  # fmt: skip
     sections = _sections(built.object)
     missing = [name for name in (".BTF", ".BTF.ext") if name not in sections]
     size = Figure(name="object size", value=float(built.object.stat().st_size), unit="B")

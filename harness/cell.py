@@ -19,6 +19,7 @@ from harness.sitting import Bench, SharedAccelerator, Sitting, trouble_of
 from harness.supply import KernelFiles
 
 Wanted = Kernel | KernelFiles
+_SAID_ITSELF = (Cause.PANIC, Cause.HANG, Cause.TIMEOUT, Cause.NOT_STARTED)
 _NEEDED_FIRST = ("load", "attach")  # without them a sitting alone could only say so again
 
 
@@ -116,7 +117,7 @@ def _tried(
 
 def _asked_for(deciding: CheckResult | None) -> bool:
     """A kernel that panics or hangs said something about itself: another try is no better."""
-    return deciding is not None and deciding.cause in (Cause.PANIC, Cause.HANG, Cause.TIMEOUT)
+    return deciding is not None and deciding.cause in _SAID_ITSELF
 
 
 def _stopped(first: Sitting) -> CheckResult | None:

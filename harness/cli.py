@@ -82,7 +82,7 @@ _BACKEND_HELP = "auto, docker or local"
 
 @task(
     name="kernel-matrix",
-    iterable=["kernel_dir", "append"],
+    iterable=["kernel_dir", "append", "command", "file"],
     help={
         **_KERNELS_HELP,
         "kernel-dir": "a directory with a kernel that someone built (repeatable)",
@@ -97,6 +97,10 @@ _BACKEND_HELP = "auto, docker or local"
         "boot-timeout": "seconds a kernel may take to boot",
         "shard": "i/n: only every n-th kernel from the i-th on; inv report --merge joins them",
         "plan": "print the plan and do nothing",
+        "command": "what to run in each guest, as bash reads it; status 0 passes (repeatable)",
+        "file": "a file for --command, beside which it runs (repeatable)",
+        "attached": "run --command while the object is attached",
+        "command-timeout": "seconds each --command may take",
     },
 )
 @_guarded
@@ -115,6 +119,10 @@ def kernel_matrix(
     boot_timeout: str = "0",
     shard: str = "",
     plan: bool = False,
+    command: Sequence[str] | None = None,
+    file: Sequence[str] | None = None,
+    attached: bool = False,
+    command_timeout: str = "60",
 ) -> None:
     """Build, boot every kernel, run every check, write the report."""
     cache = Cache.default()
@@ -123,6 +131,10 @@ def kernel_matrix(
         manifest_path=manifest, backend=backend, jobs=_number("jobs", jobs), check_names=checks, out=out,
         append=tuple(append or ()), boot_timeout_s=float(_number("boot-timeout", boot_timeout)),
         shard=shard,
+        commands=job.CommandWords(
+            run=tuple(command or ()), files=tuple(Path(p) for p in file or ()), attached=attached,
+            timeout_s=float(_number("command-timeout", command_timeout)),
+        ),
     )  # fmt: skip
     print(job.plan_text(request, cache))
     if plan:
@@ -145,7 +157,7 @@ def build_task(c: Context, manifest: str = "") -> None:
     """Compile the subject and print where its object is."""
     with Progress() as emit:
         built = job.subject_source("", manifest)(Cache.default(), lambda t: emit(Note(text=t)))
-    print(f"{built.compile.verdict}: {built.subject.object}")
+    print(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
 
 
 _STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
@@ -408,6 +420,8 @@ def bench_task(
             types = static.bring_together(
                 (static.KERNELS,), (), cache, emit, kernels=kernels, arch="x86_64"
             )
+            if subject.subject.object is None:
+                raise UsageError("the subject has no object to resolve")
             found = bench_resolve.measure(
                 subject.subject.object, types, rounds=_number("rounds", rounds)
             )

@@ -20,6 +20,11 @@ def check(subject: Subject) -> CheckResult:
     Raises BtfError for an object that cannot be read.
     """
     started = time.monotonic()
+    if subject.object is None:
+        return CheckResult(
+            check=NAME, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
+            summary="the subject has no object",
+        )  # fmt: skip
     obj = BpfObject.from_file(subject.object)
     findings = audit(obj)
     certain = [finding for finding in findings if finding.certain]

@@ -22,6 +22,7 @@ from harness import (
     baseroot,
     build,
     cell,
+    closure,
     coreaccess,
     kernel_container,
     prediction,
@@ -73,6 +74,7 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
         qemu_version=baseroot.check(root),
         guest_archive=baseroot.guest_archive(root, cache, say, full=_with_traffic(request, built)),
         objcheck=build.objcheck(cache, say), built=built,
+        libraries=closure.borrowed(built.subject.carried, root.directory),
         lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
     )  # fmt: skip
     # The audit follows every path of every program in Python: it does so beside the guests.
@@ -102,8 +104,9 @@ def _audited(built: Built) -> CheckResult:
 
 
 def _with_traffic(request: Request, built: Built) -> bool:
-    """Whether a check will need the DNS server and its clients in the guest."""
-    return built.subject.loader is not None and any(Need.LOADER in c.needs for c in request.checks)
+    """Whether a check will need bash, the DNS server and its clients in the guest."""
+    needs = {need for check in request.checks for need in check.needs}
+    return any(need in needs and need.met(built.subject) for need in (Need.LOADER, Need.COMMANDS))
 
 
 def estimate_s(request: Request, jobs: int) -> float:
@@ -241,7 +244,8 @@ def _not_compiled(
 def _subject_facts(built: Built) -> SubjectFacts:
     path = built.subject.object
     return SubjectFacts(
-        name=built.subject.name, path=path.name, sha256=sha256_of(path),
+        name=built.subject.name, path=path.name if path else "",
+        sha256=sha256_of(path) if path else "",
         programs=tuple(built.subject.manifest.programs), compiler=built.subject.compiler,
     )  # fmt: skip
 

@@ -71,6 +71,8 @@ class Prediction:
 def predict(subject: Subject, kernels: Iterable[KernelFiles], cache: Cache) -> Prediction:
     """An answer for each kernel, and what each relocation becomes on them."""
     all_files = list(kernels)
+    if subject.object is None:
+        return Prediction(answers={files.name: _without_object() for files in all_files})
     known = [types for files in all_files if (types := types_of(files, cache)) is not None]
     answers = {files.name: _without_types() for files in all_files}
     if not known:
@@ -174,6 +176,13 @@ def _excused(subject: Subject, program: ProgramVerdict, absent_maps: tuple[str, 
         return True
     fallbacks = {name for name, described in manifest.maps.items() if described.fallback}
     return program.cause is Why.MAP and set(absent_maps) <= fallbacks
+
+
+def _without_object() -> CheckResult:
+    return CheckResult(
+        check=NAME, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
+        summary="the subject has no object",
+    )  # fmt: skip
 
 
 def _without_types() -> CheckResult:

@@ -49,6 +49,7 @@ class Cause(StrEnum):
     INFRA = "infra"
     HARNESS = "harness"  # we contradict ourselves: a bug of ours
     NOT_ASKED = "not-asked"
+    NOT_STARTED = "not-started"  # a command of the subject's, which so says nothing of the kernel
     NOT_REACHED = "not-reached"  # an earlier check's trouble ended the guest
     KERNEL_UNAVAILABLE = "kernel-unavailable"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -81,6 +81,7 @@ class Bench:
     qemu_version: str
     guest_archive: Path
     objcheck: Path
+    libraries: Mapping[str, Path]  # for the subject's programs: path in the guest → file
     built: Built
     lock: supply.Lock | None
     emit: Listener
@@ -291,7 +292,9 @@ def _begin(guest: Guest, subject: Subject) -> FeaturesAnswer:
                 f"the guest's kernel command line lacks '{word}': '{line.strip()}'",
                 hint="a kernel with a built-in command line (CONFIG_CMDLINE_OVERRIDE) cannot be used",
             )
-    needs = {n for p in subject.manifest.programs.values() for n in p.needs}
+    manifest = subject.manifest
+    needs = {n for program in manifest.programs.values() for n in program.needs}
+    needs |= {n for command in manifest.commands for n in command.needs}
     symbols = sorted(need.removeprefix("ksym:") for need in needs if need.startswith("ksym:"))
     probed = guest.run([OBJCHECK, *objcheck.features_argv(symbols)[1:]], timeout_s=60)
     features = objcheck.parse_features(probed.text)
@@ -337,9 +340,8 @@ def place_of(
 def _initrd(bench: Bench, files: KernelFiles, run_dir: Path) -> Path:
     """Base archive and the subject's own, as one initrd."""
     subject = bench.built.subject
-    inside = {f"{SUBJECT_DIR}/{path.name}": path for path in (subject.object, *subject.files)}
-    if subject.loader is not None:
-        inside[f"{SUBJECT_DIR}/{subject.loader.name}"] = subject.loader
+    inside = dict(bench.libraries)
+    inside |= {f"{SUBJECT_DIR}/{path.name}": path for path in subject.carried}
     if files.btf is not None and files.btf_detached:
         inside[GUEST_BTF] = files.btf
     if files.config is not None:  # where libbpf looks for CONFIG_* externs

@@ -9,6 +9,9 @@ import msgspec
 
 from harness.errors import UsageError
 
+COMMAND_TIMEOUT_S = 60.0
+_LONGEST_S = 3600.0  # of a command
+
 
 class Program(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the subject says of one of its programs."""
@@ -37,7 +40,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     source: str = ""
     build: str = ""
-    object: str
+    object: str = ""  # "": a subject of commands alone, whose programs bring their own
     loader: str = ""
     files: tuple[str, ...] = ()
     baseline: str = ""  # what its programs cost the verifiers so far, beside the manifest
@@ -74,9 +77,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A command of the subject's own; exit status 0 passes."""
 
     name: str
-    run: str  # as a shell reads it, in the directory with the subject's files
-    timeout_s: float = 60.0
+    run: str  # as bash reads it, in the directory with the subject's files
+    timeout_s: float = COMMAND_TIMEOUT_S
     attached: bool = False  # run while the object is attached
+    needs: tuple[str, ...] = ()  # probes, as a program's: where one does not hold, unsupported
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,10 +97,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An object ready to be carried into a guest."""
+    """An object, or commands alone, ready to be carried into a guest."""
 
     manifest: Manifest
-    object: Path
+    object: Path | None  # None: only commands, whose programs bring their own
     loader: Path | None = None
     files: tuple[Path, ...] = ()
     baseline: Path | None = None  # where the manifest says; it need not exist yet
@@ -105,6 +109,12 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def name(self) -> str:
         return self.manifest.subject.name
+
+    @property
+    def carried(self) -> tuple[Path, ...]:
+        """Everything of the subject that goes into the guest, side by side."""
+        given = (self.object, self.loader, *self.files)
+        return tuple(path for path in given if path is not None)
 
     @property
     def rodata_words(self) -> list[str]:
@@ -128,6 +138,12 @@ def read_manifest(path: Path) -> Manifest:
                 f"{path}: [functional] names '{name}', which is not among the subject's files",
                 hint=f"add \"{name}\" to 'files' under [subject]",
             )
+    _refuse_commands(manifest, str(path))
+    if not manifest.subject.object and (manifest.subject.loader or not manifest.commands):
+        raise UsageError(
+            f"{path}: [subject] names no object",
+            hint="name one, or leave 'loader' away too and say what to run in [[commands]]",
+        )
     return manifest
 
 
@@ -135,6 +151,50 @@ def bare(path: Path) -> Subject:
     """A subject of an object alone: load, verifier, attach, nothing that needs its meaning."""
     name = path.name.removesuffix(".o").removesuffix(".bpf")
     return Subject(manifest=Manifest(subject=_Head(name=name, object=path.name)), object=path)
+
+
+def of_commands(name: str) -> Subject:
+    """A subject without an object; its commands are put in with `with_commands`."""
+    return Subject(manifest=Manifest(subject=_Head(name=name)), object=None)
+
+
+def with_commands(
+    subject: Subject, commands: tuple[Command, ...], files: tuple[Path, ...]
+) -> Subject:
+    """The subject with more commands to run, and files for them. UsageError for what clashes."""
+    every = (*subject.files, *files)
+    carried = [path.name for path in (subject.object, subject.loader, *every) if path is not None]
+    for name in carried:
+        if carried.count(name) > 1:
+            raise UsageError(
+                f"two files are called '{name}'", hint="all lie in one directory of the guest"
+            )
+    manifest = msgspec.structs.replace(
+        subject.manifest, commands=(*subject.manifest.commands, *commands)
+    )
+    replaced = msgspec.structs.replace(subject, manifest=manifest, files=every)
+    _refuse_commands(manifest, "--command", has_object=replaced.object is not None)
+    return replaced
+
+
+def _refuse_commands(manifest: Manifest, where: str, *, has_object: bool = True) -> None:
+    """UsageError for commands that make no sense."""
+    names = [command.name for command in manifest.commands]
+    for command in manifest.commands:
+        if not command.name.strip() or not command.run.strip():
+            raise UsageError(f"{where}: a command has no name, or nothing to run")
+        if names.count(command.name) > 1:
+            raise UsageError(f"{where}: two commands are called '{command.name}'")
+        if not 0 < command.timeout_s <= _LONGEST_S:
+            raise UsageError(
+                f"{where}: '{command.name}' may take {command.timeout_s:g} s: "
+                f"not between 0 and {_LONGEST_S:g}"
+            )
+        if command.attached and not (has_object and manifest.subject.object):
+            raise UsageError(
+                f"{where}: '{command.name}' runs while the object is attached, but there is none",
+                hint="name the object, or let the command attach its own",
+            )
 
 
 def _value(value: bool | int | tuple[int, ...]) -> str:

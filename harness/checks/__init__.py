@@ -3,11 +3,13 @@
 
 from harness.checks import (
     attach,
+    command,
     corpus,
     crosscheck,
     function,
     hotlines,
     load,
+    ratelimit,
     sends,
     splat,
     verifier,
@@ -22,6 +24,8 @@ ALL: tuple[Check, ...] = (
     function.CHECK,
     sends.CHECK,
     corpus.CHECK,
+    command.CHECK,
+    ratelimit.CHECK,
     splat.CHECK,
 )
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from harness import objcheck
-from harness.checks.context import OBJCHECK, Check, Context
+from harness.checks.context import OBJCHECK, Check, Context, Need
 from harness.checks.loaded import unmet
 from harness.objcheck import AttachedProgram
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
@@ -51,5 +51,5 @@ def _excused(context: Context, program: AttachedProgram) -> bool:
 
 CHECK = Check(
     name="attach", question="Does each program that loads also attach?",
-    ask=_ask, estimate_s=0.7,
+    ask=_ask, estimate_s=0.7, needs=(Need.OBJECT,),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.guest import Guest
 from harness.objcheck import FeaturesAnswer, MapFix, Options
 from harness.prediction import Types
@@ -35,7 +36,9 @@ class Context:
 
     @property
     def object(self) -> str:
-        """The object's path in the guest."""
+        """The object's path in the guest; a check that asks for it needs Need.OBJECT."""
+        if self.subject.object is None:
+            raise HarnessError("the subject has no object")
         return f"{SUBJECT_DIR}/{self.subject.object.name}"
 
     @property
@@ -87,6 +90,7 @@ class Context:
 class Need(StrEnum):
     """What a check needs of the subject; the value completes "the subject has no …"."""
 
+    OBJECT = "object"
     LOADER = "loader of its own ([subject] loader)"
     DRIVER = "send driver ([functional] driver)"
     CORPUS = "corpus ([functional] corpus)"
@@ -97,6 +101,8 @@ class Need(StrEnum):
         """Whether the subject has it."""
         manifest = subject.manifest
         match self:
+            case Need.OBJECT:
+                return subject.object is not None
             case Need.LOADER:
                 return subject.loader is not None
             case Need.DRIVER:

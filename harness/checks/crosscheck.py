@@ -12,7 +12,8 @@ from harness import objcheck
 from harness.btf import BpfObject, Plan, Rules
 from harness.btf.crosscheck import Difference, compare_log, reached_relocations
 from harness.btf.store import IndexStore
-from harness.checks.context import OBJCHECK, Check, Context
+from harness.checks.context import OBJCHECK, Check, Context, Need
+from harness.errors import HarnessError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
 _TIMEOUT_S = 120.0
@@ -26,6 +27,8 @@ def _ask(context: Context) -> CheckResult:
             check=CHECK.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
             summary="the kernel has no BTF: nothing was predicted",
         )  # fmt: skip
+    if context.subject.object is None:
+        raise HarnessError("the subject has no object")
     obj = BpfObject.from_file(context.subject.object)
     # What a plain load would load: optional twins have the same relocations once more.
     programs = tuple(program.name for program in obj.entry_programs() if program.autoload)
@@ -76,5 +79,5 @@ def _lines(differences: list[Difference]) -> str:
 
 CHECK = Check(
     name="cross-check", question="Did libbpf resolve each relocation as predicted?",
-    ask=_ask, estimate_s=1.5,
+    ask=_ask, estimate_s=1.5, needs=(Need.OBJECT,),
 )  # fmt: skip

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from harness.checks import loaded
-from harness.checks.context import Check, Context
+from harness.checks.context import Check, Context, Need
 from harness.checks.loaded import REMEDY, UNKNOWN_CAUSES, cause_of
 from harness.objcheck import ProgramAnswer, TogetherAnswer
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
@@ -73,5 +73,5 @@ def _log(context: Context, program: ProgramAnswer) -> Evidence:
 
 CHECK = Check(
     name="load", question="Does the verifier accept each program, alone and all together?",
-    ask=_ask, estimate_s=1.0,
+    ask=_ask, estimate_s=1.0, needs=(Need.OBJECT,),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from harness import baseline
 from harness.baseline import KernelCosts, Kind
 from harness.checks import loaded
-from harness.checks.context import Check, Context
+from harness.checks.context import Check, Context, Need
 from harness.checks.loaded import REMEDY, UNKNOWN_CAUSES, cause_of
 from harness.objcheck import ProgramAnswer
 from harness.results import Cause, CheckResult, Figure, Program, Verdict, worst
@@ -277,5 +277,5 @@ def _shown(number: int | None) -> str:
 
 CHECK = Check(
     name="verifier", question="Does each program cost the verifier no more than was agreed?",
-    ask=_ask, estimate_s=0.1,
+    ask=_ask, estimate_s=0.1, needs=(Need.OBJECT,),
 )  # fmt: skip

@@ -10,15 +10,19 @@
  *
  * The agent's own capture waits until every holder of the pipes has closed them; a server that a
  * test script leaves in the background would keep it waiting. This ends with the command, as a
- * container does. At TIMEOUT_MS the command's session is killed and what it wrote is still told.
+ * container does, and what the command left running is killed: its process group, and orphans that
+ * left the group. At TIMEOUT_MS the command itself is killed too; what it wrote is still told.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -70,12 +74,15 @@ static void keep(struct stream *stream, const char *data, size_t len)
 	kept += len;
 }
 
-/* All that is in the pipe now; its end closes our side. */
+/*
+ * What is in the pipe now; its end closes our side. Bounded, for a command may fill the pipe as fast
+ * as we empty it and its deadline has to be looked at; more than any pipe holds (1 MiB).
+ */
 static void drain(struct stream *stream)
 {
 	static char chunk[65536];
 
-	while (stream->fd >= 0) {
+	for (int reads = 0; stream->fd >= 0 && reads < 64; reads++) {
 		ssize_t got = read(stream->fd, chunk, sizeof(chunk));
 
 		if (got > 0) {
@@ -124,6 +131,46 @@ static pid_t start(int out, int err, const sigset_t *mask)
 	return 0;
 }
 
+/* A daemon that has left the group is our child by now: we are the reaper of orphans. */
+static int kill_children(void)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	int killed = 0;
+
+	while (proc && (entry = readdir(proc))) {
+		int pid = atoi(entry->d_name), parent = 0;
+		char path[64], line[512], *end;
+		FILE *stat;
+
+		if (pid <= 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+		stat = fopen(path, "re");
+		if (!stat)
+			continue;
+		/* its name, in parentheses, may hold anything but a line's end */
+		end = fgets(line, sizeof(line), stat) ? strrchr(line, ')') : NULL;
+		if (end && sscanf(end + 1, " %*c %d", &parent) == 1 && parent == getpid())
+			killed += !kill(pid, SIGKILL);
+		fclose(stat);
+	}
+	if (proc)
+		closedir(proc);
+	return killed;
+}
+
+/* Children of what we kill become ours in turn; one that cannot die is waited for a while. */
+static void kill_rest(pid_t group)
+{
+	kill(-group, SIGKILL);
+	for (int i = 0; i < 50 && kill_children(); i++) {
+		usleep(10000);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+	}
+}
+
 static void tell(const struct stream *stream)
 {
 	if (stream->len && fwrite(stream->data, 1, stream->len, stdout) != stream->len)
@@ -144,6 +191,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: %s TIMEOUT_MS LIMIT_BYTES\n", argv[0]);
 		return 2;
 	}
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	deadline = now_ms() + atoll(argv[1]);
 	limit = strtoull(argv[2], NULL, 10);
 	sigemptyset(&child);
@@ -177,6 +225,7 @@ int main(int argc, char **argv)
 	}
 	if (ended < 0)
 		die("wait");
+	kill_rest(pid);
 	drain(&out);
 	drain(&err);
 	tell(&out);

@@ -65,6 +65,7 @@ def test_what_is_built_once_is_built_again_only_when_a_source_changes(
     assert said == ["building mine", "building mine"]
     assert first.subject.object == second.subject.object != third.subject.object
     assert first.compile.verdict is Verdict.PASS
+    assert first.subject.object is not None
     assert first.subject.object.parent != project.parent
 
 
