@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks can fail: each broken observer is caught by the check that its row names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from harness import checks
+from harness.results import Cell, CheckResult, Run, Verdict
+from harness.supply import KernelFiles
+from tests.mutants.conftest import Ask, Subjects
+from tests.mutants.table import MUTANTS, Mutant
+
+pytestmark = pytest.mark.vm
+
+_BY_NAME = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS]
+_INNOCENT = ("load", "function")  # cheap, and green for whatever is broken elsewhere
+_ALONE = {check.name for check in checks.ALL if check.alone}
+_FINE = {Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED}
+
+
+@pytest.mark.parametrize("mutant", _BY_NAME)
+def test_the_named_check_catches_it_on_oldest_and_newest(
+    mutant: Mutant, subject_of: Subjects, ask: Ask, oldest: KernelFiles, newest: KernelFiles
+) -> None:
+    """And those beside it stay green. A timed check is asked alone: a second boot tells no more."""
+    asked = (mutant.by,) if mutant.by in _ALONE else (mutant.by, *_INNOCENT)
+
+    run = ask(subject_of(mutant), (oldest, newest), asked)
+
+    assert_caught(mutant, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", _BY_NAME)
+def test_no_other_check_fails_by_accident(
+    mutant: Mutant, subject_of: Subjects, ask: Ask, oldest: KernelFiles, newest: KernelFiles
+) -> None:
+    """Every check of every mutant: a check that also sees it says so in the mutant's row."""
+    run = ask(subject_of(mutant), (oldest, newest), tuple(check.name for check in checks.ALL))
+
+    assert_caught(mutant, run)
+
+
+def test_a_back_port_breaks_what_asks_for_a_version(
+    subject_of: Subjects, ask: Ask, kernel: Callable[[str], KernelFiles]
+) -> None:
+    """6.1's stable tree has the udp_flags of 6.7: both its kernels refuse the version's answer."""
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == "version_branch")
+
+    run = ask(subject_of(mutant), (kernel("6.1-oldest"), kernel("6.1-newest")), ("load",))
+
+    for cell in run.cells:
+        said = {check.check: check for check in cell.checks}
+        assert said["resolve"].verdict is Verdict.FAIL
+        assert "corkflag" in said["resolve"].summary
+        assert said["load"].verdict is Verdict.FAIL
+
+
+def assert_caught(mutant: Mutant, run: Run) -> None:
+    """The named check fails as its row says, on each kernel, and nothing else fails."""
+    assert len(run.cells) == 2
+    judged = [(run.checks, "the object")] if mutant.static else []
+    judged += [(cell.checks, cell.kernel.name) for cell in run.cells if not mutant.static]
+    for answers, where in judged:
+        said = {answer.check: answer for answer in answers}
+        caught = said[mutant.by]
+        assert (caught.verdict, caught.cause) == (Verdict.FAIL, mutant.cause), _words(caught, where)
+        assert re.search(mutant.says, caught.summary), _words(caught, where)
+    expected = {mutant.by, *mutant.also}
+    for answers, where in [(run.checks, "the object"), *_by_kernel(run.cells)]:
+        accidents = [
+            _words(answer, where)
+            for answer in answers
+            if answer.verdict not in _FINE and answer.check not in expected
+        ]
+        assert accidents == []
+        blind = [
+            _words(answer, where)
+            for answer in answers
+            if answer.verdict is not Verdict.FAIL and answer.check in expected
+        ]
+        assert blind == []
+
+
+def _by_kernel(cells: tuple[Cell, ...]) -> list[tuple[tuple[CheckResult, ...], str]]:
+    return [(cell.checks, cell.kernel.name) for cell in cells]
+
+
+def _words(answer: CheckResult, where: str) -> str:
+    return f"{where}: {answer.check} {answer.verdict} {answer.cause}: {answer.summary}"
