@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `core-access` check: is every read of kernel memory at a relocated offset?"""
+"""The `core-access` check: does the object ask each kernel what it has, and never suppose it?
+
+Every read of kernel memory is at a relocated offset, and nothing asks for the kernel's version: a
+back-port makes that answer wrong. An object that others compiled may ask; it is told so.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import time
 
 from harness.btf import BpfObject
 from harness.btf.access import Finding, audit
+from harness.btf.version import VersionQuestion, version_questions
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 from harness.results import Finding as Told
 from harness.subject import Subject
@@ -15,7 +20,7 @@ NAME = "core-access"
 
 
 def check(subject: Subject) -> CheckResult:
-    """Asked once for the object; a fixed offset into a kernel struct is a finding with its line.
+    """Asked once for the object; a fixed offset or a question for the version is a finding.
 
     Raises BtfError for an object that cannot be read.
     """
@@ -38,7 +43,14 @@ def check(subject: Subject) -> CheckResult:
         for title, found in (("fixed offsets", certain), ("perhaps an array element", doubtful))
         if found
     )
-    told = tuple(_told(finding) for finding in (*certain, *doubtful))
+    asking = version_questions(obj)
+    if asking:
+        lines = "\n".join(_question(one) for one in asking)
+        evidence = (*evidence, Evidence(title="asks for the kernel's version", text=lines))
+    told = (
+        *(_told(finding) for finding in (*certain, *doubtful)),
+        *(_told_question(one) for one in asking),
+    )
     duration_s = time.monotonic() - started
     if certain:
         return CheckResult(
@@ -48,11 +60,32 @@ def check(subject: Subject) -> CheckResult:
             "__attribute__((preserve_access_index))",
             figures=figures, evidence=evidence, findings=told, duration_s=duration_s,
         )  # fmt: skip
+    if asking and subject.manifest.subject.source:
+        return CheckResult(
+            check=NAME, verdict=Verdict.FAIL, cause=Cause.CORE_RELOCATION,
+            summary=f"it asks for the kernel's version: {_question(asking[0])}",
+            remedy="ask for the thing itself: bpf_core_field_exists(), "
+            "bpf_core_enum_value_exists(), a probe",
+            figures=figures, evidence=evidence, findings=told, duration_s=duration_s,
+        )  # fmt: skip
+    notes = [f"{len(doubtful)} reads may be of array elements"] if doubtful else []
+    notes += [f"it asks for the kernel's version: {_question(asking[0])}"] if asking else []
     return CheckResult(
         check=NAME, verdict=Verdict.PASS, figures=figures, evidence=evidence, findings=told,
-        summary=f"{len(doubtful)} reads may be of array elements" if doubtful else "",
-        duration_s=duration_s,
+        summary="; ".join(notes), duration_s=duration_s,
     )  # fmt: skip
+
+
+def _told_question(one: VersionQuestion) -> Told:
+    return Told(
+        rule="kernel-version", certain=True, message=f"asks for the kernel's version ({one.what})",
+        program=one.program, insn=one.insn, file=one.file, line=one.line, text=one.text,
+    )  # fmt: skip
+
+
+def _question(one: VersionQuestion) -> str:
+    place = f"{one.file}:{one.line}" if one.file else "no line information"
+    return f"{one.program}+{one.insn}: {one.what}  {place}  {one.text}".rstrip()
 
 
 def _told(finding: Finding) -> Told:

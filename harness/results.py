@@ -104,7 +104,7 @@ class Program:
 class Finding:
     """Something about a line of the subject's source."""
 
-    rule: str  # "fixed-offset", "perhaps-fixed-offset", "unresolved-relocation"
+    rule: str  # "fixed-offset", "perhaps-fixed-offset", "kernel-version", "unresolved-relocation"
     certain: bool
     message: str
     program: str

@@ -39,7 +39,7 @@ class Mutant:
         return PATCHES / f"{self.name}.patch"
 
 
-MUTANTS = (
+_ALL = (
     Mutant(
         name="per_cpu_limiter", does="lets the limit pass once for each CPU",
         by="rate-limit", cause=Cause.BEHAVIOUR, says=r"",
@@ -96,6 +96,7 @@ MUTANTS = (
         by="memory", cause=Cause.LIMIT_EXCEEDED, says=r"",
     ),
 )  # fmt: skip
+MUTANTS = {mutant.name: mutant for mutant in _ALL}
 
 
 def broken(mutant: Mutant, directory: Path, *, origin: Path = _ORIGIN) -> Path:

@@ -16,7 +16,7 @@ from tests.mutants.table import MUTANTS, Mutant
 
 pytestmark = pytest.mark.vm
 
-_BY_NAME = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS]
+_BY_NAME = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS.values()]
 _INNOCENT = ("load", "function")  # cheap, and green for whatever is broken elsewhere
 _ALONE = {check.name for check in checks.ALL if check.alone}
 _FINE = {Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED}
@@ -49,7 +49,7 @@ def test_a_back_port_breaks_what_asks_for_a_version(
     subject_of: Subjects, ask: Ask, kernel: Callable[[str], KernelFiles]
 ) -> None:
     """6.1's stable tree has the udp_flags of 6.7: both its kernels refuse the version's answer."""
-    mutant = next(mutant for mutant in MUTANTS if mutant.name == "version_branch")
+    mutant = MUTANTS["version_branch"]
 
     run = ask(subject_of(mutant), (kernel("6.1-oldest"), kernel("6.1-newest")), ("load",))
 

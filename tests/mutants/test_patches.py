@@ -13,20 +13,18 @@ from harness.paths import default_manifest
 from harness.process import ProcessError
 from tests.mutants.table import MUTANTS, PATCHES, Mutant, broken
 
-_BY_NAME = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS]
+_BY_NAME = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS.values()]
 
 
 def test_every_patch_has_its_row() -> None:
     """A patch without a row is asked of nobody."""
-    assert sorted(path.stem for path in PATCHES.glob("*.patch")) == sorted(
-        mutant.name for mutant in MUTANTS
-    )
+    assert sorted(path.stem for path in PATCHES.glob("*.patch")) == sorted(MUTANTS)
 
 
 def test_every_mutant_names_a_check_that_there_is() -> None:
     known = {check.name for check in checks.ALL} | {coreaccess.NAME}
 
-    assert {name for mutant in MUTANTS for name in (mutant.by, *mutant.also)} <= known
+    assert {name for mutant in MUTANTS.values() for name in (mutant.by, *mutant.also)} <= known
 
 
 @pytest.mark.parametrize("mutant", _BY_NAME)
@@ -41,7 +39,7 @@ def test_a_patch_breaks_what_the_observer_is_today(mutant: Mutant, tmp_path: Pat
 
 def test_a_patch_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """Loudly, and not with whatever of it fits."""
-    mutant = MUTANTS[0]
+    mutant = MUTANTS["wrong_field"]
     twice = broken(mutant, tmp_path).parent
     (tmp_path / "again").mkdir()
 
