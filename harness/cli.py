@@ -24,6 +24,7 @@ from harness import (
     bpfobject,
     compare,
     doctor,
+    export,
     gate,
     inventory,
     job,
@@ -151,16 +152,27 @@ def kernel_matrix(
     _exit(job.status(run, strict=strict))
 
 
-@task(name="build")
+_STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
+
+
+@task(
+    name="build",
+    help={
+        "manifest": "a subject manifest (default: the DNS observer's)",
+        "out": "copy the subject there, with a manifest that builds nothing",
+    },
+)
 @_guarded
-def build_task(c: Context, manifest: str = "") -> None:
+def build_task(c: Context, manifest: str = "", out: str = "") -> None:
     """Compile the subject and print where its object is."""
     with Progress() as emit:
         built = job.subject_source("", manifest)(Cache.default(), lambda t: emit(Note(text=t)))
     print(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
+    if out:
+        print(f"  {export.export(built.subject, Path(out))}")
+    _exit(_STATUS.get(built.compile.verdict, 0))
 
 
-_STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
 _KERNELS_ACTIONS = ("list", "fetch", "lock", "images")
 
 
