@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the subject deliver its limit, and never more, whoever sends and from whichever CPU?
+
+Three loads with sampling off: a real name server asked by dnsperf; every CPU sending at once; one
+CPU sending everything. The last two with each limiter that the kernel can take.
+
+The verdict is on the events' own time stamps. Never more: no second, wherever it starts, holds more
+than `max_events_any_second` of the observer's line "ready", which itself may not exceed the
+manifest's rate_limit + rate_burst. This holds exactly, stalls or not: both limiters decide by the
+time stamp that the event carries (xadd: a second touches limit/burst + 1 windows; gcra: k events
+move the arrival time by k/limit, from the first stamp at least to burst/limit after the last at
+most). One exception: a CPU that stands still for eight windows between taking the time and counting
+adds one event, some microseconds in which a stall of 0.8 s must begin.
+Not less: `timeline.delivered` derives what must come through and what of that a machine that stood
+still may take away; where it may have, the load is offered once more, and then it is `unknown`.
+
+A correct subject fails when a machine starved more than half of the windows of a stretch and yet
+offered twice the limit (xadd), or paused at four window ends in a row, each time for 2 % of the
+stretch but never for a whole window (gcra).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from harness.checks import observer, offered, timeline
+from harness.checks.context import Check, Context, Need
+from harness.checks.observer import Events, Observed
+from harness.checks.offered import Load, Offered
+from harness.checks.timeline import Delivered, Part, Promise, Timeline
+from harness.errors import HarnessError
+from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.subject import Traffic
+
+_SECONDS = 1  # each flood: nine whole windows of 100 ms
+_DNSPERF_S = 2
+_WINDOWS = 5  # fewer say nothing about a mean
+_ENOUGH = 2  # times the limit must be offered
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """The verdict on one run of the observer."""
+
+    verdict: Verdict
+    says: str  # why it is none better
+    drawn: Timeline | None = None
+    delivered: tuple[Delivered, ...] = ()
+    sent: Offered | None = None
+
+
+def _ask(context: Context) -> CheckResult:
+    traffic = context.subject.manifest.traffic
+    if traffic is None:
+        raise HarnessError("the manifest promises nothing about rates", hint="add [traffic]")
+    limiters = ["xadd", *(["gcra"] if context.features.has("insn:atomic_fetch") else [])]
+    runs: dict[str, Judged] = {}
+    evidence: list[Evidence] = []
+    for scenario in ("dnsperf", *limiters):
+        for name in (f"rate-{scenario}", f"rate-{scenario}-again"):
+            seen, sent = _run(context, traffic, scenario, name)
+            if not seen.lived:
+                return observer.failed(CHECK.name, seen)
+            judged = judge(seen, sent, traffic, scenario)
+            evidence += seen.evidence
+            if judged.drawn is not None:
+                content = msgspec.json.encode(judged.drawn)
+                evidence.append(context.keep(f"rate: {scenario}", f"{name}.json", content))
+            runs[scenario] = judged
+            if judged.verdict is not Verdict.UNKNOWN:
+                break
+    return answer(runs, emulated=context.emulated, evidence=evidence)
+
+
+def _run(
+    context: Context, traffic: Traffic, scenario: str, name: str
+) -> tuple[Observed, Offered | None]:
+    """One scenario: "dnsperf" with the limiter that the observer chooses, else floods with that one."""
+    label = secrets.token_hex(8)
+    if scenario == "dnsperf":
+        command = offered.dnsperf(label, seconds=_DNSPERF_S, per_s=traffic.offered_per_s)
+    else:
+        flood = f"--unroutable --duration-s {_SECONDS} --label {label}"
+        floods = [f"{flood}-all all", f"{flood}-one --threads 2 --cpu 0"]
+        command = offered.floods(context.driver, floods)
+    seen = observer.observe(
+        context, command, name=name, events=Events.BRIEF,
+        options=() if scenario == "dnsperf" else ("--limiter", scenario),
+        settings={"sample_n": 1, "rate_limit": traffic.rate_limit, "rate_burst": traffic.rate_burst},
+    )  # fmt: skip
+    if not seen.lived:
+        return seen, None
+    if scenario == "dnsperf":
+        observer.require_command(seen, "name server or dnsperf")
+        return seen, offered.read_dnsperf(seen.command_output, _DNSPERF_S)
+    observer.require_command(seen, "send driver")
+    return seen, offered.read_floods(seen.command_output, ("all CPUs", "one CPU"))
+
+
+def judge(seen: Observed, sent: Offered | None, traffic: Traffic, scenario: str) -> Judged:
+    """The verdict on a run with sampling off. scenario: the limiter, or "dnsperf" for any."""
+    ready, stats = seen.ready, seen.stats
+    wrong = observer.wrong_with(seen)
+    if wrong or ready is None or stats is None or sent is None:
+        return Judged(verdict=Verdict.FAIL, says=wrong)
+    limiter = ready.limiter if scenario == "dnsperf" else scenario
+    promise = Promise(
+        limiter=limiter, limit=traffic.rate_limit, burst=traffic.rate_burst, cpus=sent.cpus
+    )
+    at = event_times(seen)
+    bound = traffic.rate_limit + traffic.rate_burst
+    parts = [
+        Part(name=load.name, start_ns=load.span.start_ns, end_ns=load.span.end_ns,
+             offered_per_s=load.per_s)
+        for load in sent.loads if load.span is not None
+    ]  # fmt: skip
+    drawn = timeline.timeline(at, scenario=scenario, promise=promise, bound=bound, parts=parts)
+    most = drawn.max_in_a_second
+
+    def say(verdict: Verdict, says: str, held: tuple[Delivered, ...] = ()) -> Judged:
+        return Judged(verdict=verdict, says=says, drawn=drawn, delivered=held, sent=sent)
+
+    announced = ready.max_events_any_second
+    asked = {"limiter": limiter, "rate_limit": promise.limit, "rate_burst": promise.burst,
+             "sample_n": 1}  # fmt: skip
+    lies = [f"{name} {getattr(ready, name)!r}, not {want!r}" for name, want in asked.items()
+            if getattr(ready, name) != want]  # fmt: skip
+    if lies:
+        return say(Verdict.FAIL, f"it is ready with {', '.join(lies)}")
+    if announced is None or announced > bound:
+        return say(
+            Verdict.FAIL, f"it announces {announced} events in any second, {bound} are agreed"
+        )
+    if stats.matched != sent.matched or stats.sampled_out:
+        return say(Verdict.FAIL, f"of {sent.matched} datagrams it matched {stats.matched} and left "
+                   f"{stats.sampled_out} out of a sample of all")  # fmt: skip
+    if not at:
+        return say(Verdict.FAIL, f"{sent.matched} datagrams, no event")
+    if most > announced:
+        return say(Verdict.FAIL, f"{most} events in one second, at most {announced} are agreed")
+    if stats.ring_full:
+        return say(Verdict.UNKNOWN, f"{stats.ring_full} admitted events found no room: what the "
+                   "limiter admits cannot be told from what came")  # fmt: skip
+    held: list[Delivered] = []
+    verdict, says = Verdict.PASS, ""
+    for load in sent.loads:
+        one, doubt, refusal = judge_load(load, at, promise)
+        held += [one] if one else []
+        if refusal:
+            return say(Verdict.FAIL, refusal, tuple(held))
+        if doubt and not says:
+            verdict, says = Verdict.UNKNOWN, doubt
+    return say(verdict, says, tuple(held))
+
+
+def judge_load(
+    load: Load, at: Sequence[int], promise: Promise
+) -> tuple[Delivered | None, str, str]:
+    """What was delivered of one load; why nothing can be said; what the limiter failed to deliver."""
+    if load.per_s < _ENOUGH * promise.limit:
+        return None, (
+            f"{load.name}: {load.per_s:.0f} datagrams a second reached the limiter, "
+            f"{_ENOUGH * promise.limit} are needed to judge it"
+        ), ""  # fmt: skip
+    span = timeline.whole_windows(load.span, promise.window_ns) if load.span else None
+    if span is None or span.end_ns - span.start_ns < _WINDOWS * promise.window_ns:
+        return None, f"{load.name}: the generator sent for too short a time", ""
+    held = timeline.delivered(at, span, promise)
+    short = f"{load.name}: {held.per_s:.1f} events a second, {held.floor_per_s:.1f} are promised"
+    if held.kept:
+        return held, "", ""
+    if held.kept_but_for_silences:
+        return held, f"{short}, but {held.supplied_per_s:.1f} without silences", ""
+    return held, "", short
+
+
+def event_times(seen: Observed) -> list[int]:
+    """Time stamps in order. Raises HarnessError for an event without one."""
+    times = [event.get("ts_ns") for event in seen.events]
+    found = sorted(at for at in times if isinstance(at, int))
+    if len(found) != len(times):
+        raise HarnessError(f"{len(times) - len(found)} events carry no time stamp")
+    return found
+
+
+def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Evidence]) -> CheckResult:
+    """One answer out of all runs."""
+    verdicts = [judged.verdict for judged in runs.values()]
+    verdict = next(v for v in (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS) if v in verdicts)
+    drawn = [judged.drawn for judged in runs.values() if judged.drawn is not None]
+    figures: list[Figure] = []
+    if drawn:
+        worst = max(drawn, key=lambda one: one.max_in_a_second)
+        figures.append(Figure(name="events in any second", value=float(worst.max_in_a_second),
+                              unit="1", limit=float(worst.bound)))  # fmt: skip
+    for scenario, judged in runs.items():
+        for held, load in zip(judged.delivered, judged.sent.loads if judged.sent else (),
+                              strict=False):  # fmt: skip
+            what = scenario if scenario == load.name else f"{scenario}, {load.name}"
+            figures += [
+                Figure(name=f"mean: {what}", value=held.per_s, unit="1/s", emulated=emulated),
+                Figure(name=f"offered: {what}", value=load.per_s, unit="1/s", emulated=emulated),
+            ]
+        if judged.sent is not None and judged.sent.queries_per_s is not None:
+            figures.append(Figure(name="dnsperf", value=judged.sent.queries_per_s, unit="1/s",
+                                  emulated=emulated))  # fmt: skip
+    if verdict is not Verdict.PASS:
+        return CheckResult(
+            check=CHECK.name, verdict=verdict, figures=tuple(figures), evidence=tuple(evidence),
+            cause=Cause.BEHAVIOUR if verdict is Verdict.FAIL else Cause.INFRA,
+            summary="\n".join(f"{name}: {one.says}" for name, one in runs.items() if one.says),
+            remedy="the timelines (rate-*.json) say when how many events came",
+        )  # fmt: skip
+    means = [held.per_s for judged in runs.values() for held in judged.delivered]
+    return CheckResult(
+        check=CHECK.name, verdict=verdict, figures=tuple(figures), evidence=tuple(evidence),
+        summary=f"{min(means):.0f} to {max(means):.0f} events a second under {', '.join(runs)}",
+    )  # fmt: skip
+
+
+CHECK = Check(
+    name="rate-limit", question="Does it deliver its limit, and never more in any second?",
+    ask=_ask, estimate_s=14.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), alone=True,
+    thorough=True,
+)  # fmt: skip
