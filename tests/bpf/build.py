@@ -17,12 +17,12 @@ RUN_TIMEOUT_S = 120.0
 has_clang = shutil.which("clang") is not None and shutil.which("llvm-objdump") is not None
 
 
-def make(out: Path, *targets: str, expect_status: int = 0) -> str:
-    """Runs the targets; what make printed. ``targets`` may hold VAR=value."""
+def make(out: Path, *targets: str, expect_status: int = 0, source: Path = BPF) -> str:
+    """Runs the targets of `source`; what make printed. ``targets`` may hold VAR=value."""
     # fmt: off
     done = subprocess.run(
         ["make",
-         "-C", str(BPF),
+         "-C", str(source),
          f"OUT={out}",
          *targets],
         capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
