@@ -173,7 +173,7 @@ def build_task(c: Context, manifest: str = "", out: str = "") -> None:
     _exit(_STATUS.get(built.compile.verdict, 0))
 
 
-_KERNELS_ACTIONS = ("list", "fetch", "lock", "images")
+_KERNELS_ACTIONS = ("list", "fetch", "lock", "images", "shards")
 
 
 @task(
@@ -184,16 +184,25 @@ _KERNELS_ACTIONS = ("list", "fetch", "lock", "images")
         "action": f"{', '.join(_KERNELS_ACTIONS)}",
         "arch": "x86_64 or arm64",
         "remove": "images: remove them instead",
+        "size": "shards: kernels in each",
     },
 )
 @_guarded
 def kernels_task(
-    c: Context, action: str, kernels: str = "", arch: str = "x86_64", remove: bool = False
+    c: Context,
+    action: str,
+    kernels: str = "",
+    arch: str = "x86_64",
+    remove: bool = False,
+    size: str = "2",
 ) -> None:
     """The catalogue: list it, fetch kernels, lock versions, build kernel containers."""
     cache = Cache.default()
     if action == "list":
         print(inventory.kernels_text(kernels, arch, cache))
+        return
+    if action == "shards":
+        print(inventory.shards(kernels, _number("size", size)))
         return
     with Progress() as emit:
         match action:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def chosen(words: str, arch: str = "x86_64") -> list[Kernel]:
     known = load_lock()
     released = known.released() if known else None
     return catalogue.select(catalogue.load(paths.catalogue_dir()), words, arch, released=released)
+
+
+def shards(words: str, size: int) -> str:
+    """The shards of a run over those kernels as JSON, `["1/3", "2/3", "3/3"]`: a CI job each."""
+    if size < 1:
+        raise UsageError(f"a shard of {size} kernels is none")
+    count = -(-len(chosen(words)) // size)
+    return json.dumps([f"{number}/{count}" for number in range(1, count + 1)])
 
 
 def fetch(words: str, arch: str, cache: Cache, emit: Listener) -> tuple[list[str], int]:

@@ -27,17 +27,25 @@ KERNELS = "kernels"  # the directory beside results.json with each kernel's evid
 
 
 def merge(paths: Sequence[Path], out: Path) -> Run:
-    """Merge results files (or directories with one) and copy their evidence to `out`.
+    """Merge results files and copy their evidence to `out`.
 
+    A path is a results.json, a directory with one, or a directory of such directories.
     Raises UsageError for shards of different subjects, or with a kernel in common.
     """
-    files = [path / "results.json" if path.is_dir() else path for path in paths]
+    files = [file for path in paths for file in _files(path)]
     if not files:
         raise UsageError("no results to merge", hint="inv report --merge a/results.json …")
     run = merged([results.read(path) for path in files])
     for path in files:
         _copy_evidence(path.parent, out)
     return run
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    own = path / "results.json"
+    return [own] if own.exists() else sorted(path.glob("*/results.json")) or [own]
 
 
 def merged(runs: Sequence[Run]) -> Run:

@@ -10,6 +10,7 @@ import pytest
 
 from harness import inventory, paths
 from harness.cache import Cache
+from harness.errors import UsageError
 
 NOWHERE = "http://127.0.0.1:9"  # discard: nobody listens
 
@@ -66,3 +67,10 @@ def test_without_a_lock_the_list_still_stands(cache: Cache, tmp_path: Path) -> N
     assert inventory.load_lock() is None
     assert "5.10-newest" in inventory.kernels_text("5.10", "x86_64", cache)
     assert "arm64" in inventory.kernels_text("5.10", "arm64", cache)
+
+
+def test_shards_are_a_list_that_a_ci_matrix_takes() -> None:
+    assert inventory.shards("5.10,6.1", 2) == '["1/2", "2/2"]'
+    assert inventory.shards("5.10-oldest", 2) == '["1/1"]'
+    with pytest.raises(UsageError, match="none"):
+        inventory.shards("5.10", 0)

@@ -46,6 +46,15 @@ def test_shards_become_one_run_with_everyone_s_evidence(tmp_path: Path) -> None:
         assert path.read_text() == one.kernel.name
 
 
+def test_a_directory_of_shards_is_all_of_them(tmp_path: Path) -> None:
+    for number, name in enumerate(_PLANNED):
+        _on_disk(tmp_path / "shards" / str(number), _shard(name))
+
+    whole = merge.merge([tmp_path / "shards"], tmp_path / "all")
+
+    assert [c.kernel.name for c in whole.cells] == list(_PLANNED)
+
+
 def test_a_kernel_whose_shard_never_came_is_unknown(tmp_path: Path) -> None:
     whole = merge.merged([_shard("5.4-oldest"), _shard("6.1-oldest")])
 
