@@ -400,7 +400,8 @@ static int run(struct session *s)
 
 int cmd_run(const struct options *o)
 {
-	struct sigaction action = { .sa_handler = on_signal };
+	/* A write to a pipe that is full goes on; waiting for events ends all the same. */
+	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 	struct session s = { .options = o, .out = stdout };
 	int err;
 
