@@ -10,6 +10,7 @@ from harness.checks import (
     hotlines,
     load,
     ratelimit,
+    sampling,
     sends,
     splat,
     verifier,
@@ -25,6 +26,7 @@ ALL: tuple[Check, ...] = (
     sends.CHECK,
     corpus.CHECK,
     command.CHECK,
+    sampling.CHECK,
     ratelimit.CHECK,
     splat.CHECK,
 )

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the subject keep a fair 1 in N, all where it must keep all, and say so in each event?
+
+Three runs of the observer, without rate limit and with a buffer that holds all that may be kept:
+sampling of 1 in 1; of 1 in [traffic] sample_n at any load; and above sample_threshold only, with a
+flood below it, one above and one below again. The sends fail for want of a route: they enter the
+hook, and a hundred thousand of them take a second. What is fair: `harness.checks.sampled`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.checks import binomial, compare, observer, sampled
+from harness.checks.context import Check, Context, Need
+from harness.checks.observer import Observed
+from harness.checks.sampled import Flood, Kept
+from harness.errors import HarnessError
+from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.subject import Traffic
+
+_ALL = 2_000  # datagrams at 1 in 1
+_SAMPLED = 100_000  # with names of their own
+_ONE_NAME = 20_000
+_SOCKETS = 16
+_RETRIES = 2
+_QUESTIONS_KEPT = 50  # with retries and answers, expected
+# Datagrams below and above the threshold. Fewer than a window may have are below it at any speed.
+_ABOVE = 10_000
+_OFFERED = 20  # times the threshold
+_REACHED = 2  # times the threshold: less says nothing
+_RING_BYTES = 4 << 20  # some 20,000 events of this driver's questions
+# $1: the driver; the rest: floods, each as one word. The number of CPUs comes first.
+_SCRIPT = r"""
+driver=$1; shift
+cpus=$(grep -c ^processor /proc/cpuinfo)
+echo $cpus
+for flood do
+	case $flood in
+	pause) sleep 0.3 ;; # three windows
+	*) "$driver" flood --cpu 0-$((cpus - 1)) $flood || exit ;;
+	esac
+done
+"""
+_SHOWN = 3  # differences in the summary; all are in the table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """The floods of one run and what was kept of them."""
+
+    floods: dict[str, Flood]  # by label
+    kept: dict[str, list[Kept]]
+    cpus: int
+    wrong: tuple[str, ...]  # with the account: counters against events
+    evidence: tuple[Evidence, ...]
+
+
+def _ask(context: Context) -> CheckResult:
+    traffic = context.subject.manifest.traffic or Traffic()
+    if traffic.sample_n < 2:
+        return CheckResult(
+            check=CHECK.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED,
+            summary="the subject's manifest promises no sampling ([traffic] sample_n)",
+        )  # fmt: skip
+    run, n = secrets.token_hex(4), traffic.sample_n
+    everything = _run(
+        context, "sampling-1", {"sample_n": 1, "sample_threshold": 0},
+        [f"--unroutable --threads 4 --count {_ALL} --label {run}a"],
+    )  # fmt: skip
+    if isinstance(everything, CheckResult):
+        return everything
+    share = _run(
+        context, f"sampling-{n}", {"sample_n": n, "sample_threshold": 0},
+        [f"--unroutable --threads {_SOCKETS} --count {_SAMPLED} --label {run}b",
+         f"--unroutable --threads {_SOCKETS} --count {_ONE_NAME} --one-name --label {run}c",
+         f"--answers --retries {_RETRIES} --threads 4 --count {_QUESTIONS_KEPT * n}"
+         f" --label {run}d"],
+    )  # fmt: skip
+    if isinstance(share, CheckResult):
+        return share
+    runs = [everything, share]
+    if (threshold := traffic.sample_threshold) > 0:
+        few = f"--unroutable --count {max(threshold // 20, 1)} --rate {max(threshold // 4, 1)}"
+        switched = _run(
+            context, "sampling-threshold", {"sample_n": n, "sample_threshold": threshold},
+            [f"{few} --label {run}e",
+             f"--unroutable --threads 4 --count {_ABOVE} --rate {_OFFERED * threshold}"
+             f" --label {run}f",
+             "pause", f"{few} --label {run}g"],
+        )  # fmt: skip
+        if isinstance(switched, CheckResult):
+            return switched
+        runs.append(switched)
+    return judged(runs, traffic, emulated=context.emulated)
+
+
+def _run(
+    context: Context, name: str, settings: dict[str, int], floods: Sequence[str]
+) -> Sampled | CheckResult:
+    """The floods with the observer set so; a result when there is nothing to judge."""
+    settings = {**settings, "rate_limit": 0}
+    if "sample_seed" in context.subject.manifest.rodata:
+        settings["sample_seed"] = secrets.randbits(31)
+    seen = observer.observe(
+        context, ["/bin/sh", "-c", _SCRIPT, name, context.driver, *floods], name=name,
+        settings=settings, options=("--ring-bytes", str(_RING_BYTES)), members=sampled.MEMBERS,
+    )  # fmt: skip
+    if not seen.lived:
+        return observer.failed(CHECK.name, seen)
+    observer.require_command(seen, "send driver")
+    return read(seen)
+
+
+def read(seen: Observed) -> Sampled:
+    """What a run left. Raises HarnessError for a driver that does not speak as it must."""
+    first, _, rest = seen.command_output.partition("\n")
+    if not first.isdigit() or int(first) < 1:
+        raise HarnessError(f"the guest has no number of CPUs: '{first[:100]}'")
+    floods = sampled.read_floods(rest)
+    kept, wrong = sampled.by_label(seen.events, floods)
+    if told := observer.wrong_with(seen):
+        wrong.append(told)
+    if seen.stats is not None:
+        sent = sum(flood.attempts for flood in floods.values())
+        out = seen.stats.sampled_out
+        # Whatever is not an event was left out by the sampler, and by nothing else.
+        wrong += compare.class_differences(
+            {"sampled_out": out, "submitted": sent - out}, seen.stats.classes()
+        )
+    return Sampled(
+        floods=floods, kept=kept, cpus=int(first), wrong=tuple(wrong), evidence=seen.evidence
+    )
+
+
+def judged(runs: Sequence[Sampled], traffic: Traffic, *, emulated: bool) -> CheckResult:
+    """The verdict on the floods; the last letter of a label says which it is (`_ask`)."""
+    n, threshold = traffic.sample_n, traffic.sample_threshold
+    floods = {label[-1]: flood for one in runs for label, flood in one.floods.items()}
+    kept = {label[-1]: events for one in runs for label, events in one.kept.items()}
+    wrong = [text for one in runs for text in one.wrong]
+    wrong += sampled.all_of(floods["a"], kept["a"], "at 1 in 1")
+    wrong += sampled.fair(floods["b"], kept["b"], n, runs[1].cpus)
+    wrong += sampled.fair_of_one_name(floods["c"], kept["c"], n)
+    whole, torn = sampled.whole(floods["d"], kept["d"], n, _RETRIES)
+    wrong += torn
+    low, high = binomial.interval(floods["b"].attempts, 1 / n, sampled.ERROR_MAIN)
+    figures = [
+        Figure(name=f"kept, 1 in {n}", value=len(kept["b"]), unit="1"),
+        Figure(name="sent", value=floods["b"].attempts, unit="1"),
+        Figure(name="fewest believed", value=low, unit="1"),
+        Figure(name="most believed", value=high, unit="1"),
+        Figure(name="kept of one name", value=len(kept["c"]), unit="1"),
+        Figure(name="questions kept whole", value=whole, unit="1"),
+    ]
+    short = ""
+    if "f" in floods:
+        wrong += sampled.all_of(floods["e"], kept["e"], f"below the threshold of {threshold}/s")
+        wrong += sampled.all_of(floods["g"], kept["g"], "below the threshold again")
+        offered = sampled.rate(floods["f"])
+        figures.append(
+            Figure(name="offered above the threshold", value=offered, unit="1/s",
+                   emulated=emulated)
+        )  # fmt: skip
+        if offered < _REACHED * threshold:
+            short = f"only {offered:.0f}/s were reached, {_REACHED * threshold}/s are needed"
+        else:
+            wrong += sampled.above_threshold(floods["f"], kept["f"], n, threshold)
+    evidence = tuple(item for one in runs for item in one.evidence)
+    if wrong:
+        more = f"\nand {len(wrong) - _SHOWN} more differences" if len(wrong) > _SHOWN else ""
+        return CheckResult(
+            check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
+            summary="\n".join(wrong[:_SHOWN]) + more, figures=tuple(figures),
+            evidence=(Evidence(title="what is wrong", text="\n".join(wrong[:100])), *evidence),
+            remedy="decide by a hash of the client's port, the id and the name, and of nothing else",
+        )  # fmt: skip
+    if short:
+        return CheckResult(
+            check=CHECK.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, figures=tuple(figures),
+            summary=f"the load above the threshold says nothing: {short}", evidence=evidence,
+            remedy="run it on a machine with less to do",
+        )  # fmt: skip
+    return CheckResult(
+        check=CHECK.name, verdict=Verdict.PASS, figures=tuple(figures), evidence=evidence,
+        summary=(
+            f"{len(kept['b'])} of {floods['b'].attempts} kept at 1 in {n}, believed {low} to {high} "
+            f"(error {sampled.ERROR_MAIN:g}); {whole} questions with all retries and answers"
+            + (f"; all below {threshold}/s" if "f" in floods else "")
+        ),
+    )  # fmt: skip
+
+
+CHECK = Check(
+    name="sampling", question="Is what the subject keeps a fair sample, and all where it must be?",
+    ask=_ask, estimate_s=7.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
+)  # fmt: skip
