@@ -116,6 +116,7 @@ class Options:
 
     btf: str = ""  # types of a kernel that carries none
     programs: tuple[str, ...] = ()  # empty: all, and together all that are not SEC("?...")
+    optional: tuple[str, ...] = ()  # those that are refused alone are left out of together
     maps: tuple[MapFix, ...] = ()
     settings: Mapping[str, Value] = field(default_factory=dict)
     log_level: int | None = None  # None: figures, and a trace of what is refused; 6: all paths
@@ -192,6 +193,8 @@ def _words(options: Options) -> list[str]:
         words += ["--btf", options.btf]
     for program in options.programs:
         words += ["--program", program]
+    for program in options.optional:
+        words += ["--optional", program]
     for fix in options.maps:
         words += ["--map", fix.word]
     for name, value in options.settings.items():

@@ -41,6 +41,10 @@ _CAUSE = {
 }
 
 
+# What a loader may look at before it chooses which of its programs to load.
+_CHOSEN = (Why.ATTACH, Why.HELPER, Why.PROGRAM_TYPE, Why.EXTERN)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Types:
     """A kernel's type information, as files, and the store of its indexes."""
@@ -153,26 +157,44 @@ def _judged(subject: Subject, column: Column, failure: str) -> CheckResult:
         return CheckResult(
             check=NAME, verdict=Verdict.FAIL, cause=_CAUSE.get(why, Cause.CORE_RELOCATION),
             summary=f"{first.program + ': ' if first else ''}{said}",
-            remedy=REMEDIES.get(why, ""), figures=figures,
+            remedy=_remedy(why, first), figures=figures,
             evidence=tuple(
                 Evidence(title=program.program, text="\n".join(program.reasons))
                 for program in failed
             ),
         )  # fmt: skip
+    # A function may be there to attach to without being in the BTF: the guest tells.
+    left = [program for program in open_programs if program.cause is Why.ATTACH]
+    open_programs = [program for program in open_programs if program not in left]
     if open_programs:
         first = open_programs[0]
         return CheckResult(
             check=NAME, verdict=Verdict.UNKNOWN, cause=Cause.NONE,
             summary=f"{first.program}: {'; '.join(first.reasons)}",
-            remedy=REMEDIES.get(first.cause, ""), figures=figures,
+            remedy=_remedy(first.cause, first), figures=figures,
         )  # fmt: skip
-    return CheckResult(check=NAME, verdict=Verdict.PASS, figures=figures)
+    return CheckResult(
+        check=NAME, verdict=Verdict.PASS, figures=figures,
+        summary="; ".join(
+            f"left to the guest: {program.program}: {'; '.join(program.reasons)}"
+            for program in left
+        ),
+    )  # fmt: skip
+
+
+def _remedy(why: Why, program: ProgramVerdict | None) -> str:
+    known = REMEDIES.get(why, "")
+    if program is None or why not in _CHOSEN:
+        return known
+    return f"{known}; or, in a manifest: [programs.{program.program}] optional = true"
 
 
 def _excused(subject: Subject, program: ProgramVerdict, absent_maps: tuple[str, ...]) -> bool:
     """The manifest lets the program be missing, or says what becomes of the map."""
     manifest = subject.manifest
-    if manifest.programs.get(program.program, Program()).optional:
+    said = manifest.programs.get(program.program, Program())
+    # What it needs is probed in the guest, which then tells.
+    if said.optional or (said.needs and program.cause in _CHOSEN):
         return True
     fallbacks = {name for name, described in manifest.maps.items() if described.fallback}
     return program.cause is Why.MAP and set(absent_maps) <= fallbacks

@@ -32,15 +32,39 @@ def _ask(context: Context) -> CheckResult:
         said = first.message.strip().splitlines()[-1:] or [str(first.errno_name)]
         return CheckResult(
             check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.ATTACH_FAILED,
-            summary=f"{first.name} ({first.section}): {first.reason}: {said[0]}",
-            remedy="probe for the target before attaching, or make the program optional in the "
-            "manifest", figures=(figure,),
+            summary=f"{first.name} ({first.section}){_others(failed)}: {first.reason}: "
+            f"{said[0].removeprefix('libbpf: ')}",
+            remedy=context.optional_words([p.name for p in failed]), figures=(figure,),
             evidence=(*(Evidence(title=p.name, text=p.message) for p in failed), kept),
         )  # fmt: skip
     left = [p.name for p in found.programs if not p.ok]
+    if not attached:
+        return _nothing(found.programs, figure, kept)
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=(figure,), evidence=(kept,),
         summary=f"not attached here: {', '.join(left)}" if left else "",
+    )  # fmt: skip
+
+
+def _others(failed: list[AttachedProgram]) -> str:
+    return f" (and {', '.join(p.name for p in failed[1:])})" if failed[1:] else ""
+
+
+def _nothing(programs: tuple[AttachedProgram, ...], figure: Figure, kept: Evidence) -> CheckResult:
+    """Nothing was refused, and nothing is attached: no pass."""
+    refused = [program.name for program in programs if program.failed]
+    if refused:
+        return CheckResult(
+            check=CHECK.name, verdict=Verdict.UNSUPPORTED, cause=Cause.ATTACH_FAILED,
+            summary=f"none of its programs attaches here; all are excused: {', '.join(refused)}",
+            remedy="need a kernel that has what they attach to", figures=(figure,),
+            evidence=(kept,),
+        )  # fmt: skip
+    return CheckResult(
+        check=CHECK.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED, figures=(figure,),
+        summary="no section names all of what its program goes to: only its own loader can "
+        "attach it",
+        remedy="run that loader: --command './LOADER …' --file LOADER", evidence=(kept,),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -70,7 +70,13 @@ class Context:
             for name, described in manifest.maps.items()
             if (fallback := described.fallback) is not None
         ]  # fmt: skip
+        optional = tuple(
+            name
+            for name, program in manifest.programs.items()
+            if program.optional or any(self.features.has(need) is False for need in program.needs)
+        )
         return Options(
+            optional=optional,
             btf=GUEST_BTF if self.detached_btf else "",
             maps=tuple(fixes),
             settings=manifest.rodata,
@@ -79,6 +85,15 @@ class Context:
     def said_of(self, program: str) -> Program:
         """What the manifest says of a program; of one that it does not name, nothing special."""
         return self.subject.manifest.programs.get(program, Program())
+
+    def optional_words(self, programs: Sequence[str]) -> str:
+        """What a manifest says so that these programs may be refused."""
+        said = ", ".join(f"[programs.{name}] optional = true" for name in programs[:3])
+        more = f", … ({len(programs)} in all)" if programs[3:] else ""
+        return (
+            f"if its loader chooses among alternatives, or does without, say so in a manifest "
+            f"(docs/subjects.md): {said}{more}"
+        )
 
     def keep(self, title: str, name: str, content: bytes) -> Evidence:
         """Write a file beside the report and return the evidence that points to it."""

@@ -29,7 +29,8 @@ def _ask(context: Context) -> CheckResult:
         )  # fmt: skip
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=figures, evidence=(kept,),
-        summary=f"without {', '.join(excused)}, which the manifest excuses" if excused else "",
+        summary=f"not loaded: {', '.join(excused)}: optional, or its loader's business"
+        if excused else "",
     )  # fmt: skip
 
 
@@ -44,10 +45,17 @@ def _refusal(
         verdict=Verdict.UNKNOWN if cause in UNKNOWN_CAUSES else Verdict.FAIL,
         cause=cause,
         summary=f"{first.name}{others}: {first.reason}: {first.why}",
-        remedy=REMEDY.get(cause, ""),
+        remedy=_remedy(context, cause, refused),
         figures=figures,
         evidence=(*(_log(context, program) for program in refused if program.log), kept),
     )
+
+
+def _remedy(context: Context, cause: Cause, refused: list[ProgramAnswer]) -> str:
+    if cause is not Cause.FEATURE_MISSING:
+        return REMEDY.get(cause, "")
+    names = [p.name for p in refused if cause_of(p.reason, p.stage) is cause]
+    return f"{context.optional_words(names)}; or need a kernel that has it"
 
 
 def _together_refusal(

@@ -126,12 +126,14 @@ static const char *attach_reason(struct bpf_program *prog, int err)
 }
 
 /*
- * Sections that name no target, for a loader to choose: libbpf says EOPNOTSUPP and nothing else. The
- * same number from the kernel comes with a warning.
+ * Sections that name no target, or half of one, for a loader to choose: libbpf says EOPNOTSUPP and
+ * nothing else, or of uprobes without a binary EINVAL in these words. The same numbers from the
+ * kernel come with other warnings.
  */
 static bool no_auto_attach(int err)
 {
-	return err == EOPNOTSUPP && !*capture_warnings();
+	return (err == EOPNOTSUPP && !*capture_warnings()) ||
+	       (err == EINVAL && capture_has("missing ':function[+offset]' specification"));
 }
 
 static struct bpf_link *attach_program(struct bpf_program *prog)
@@ -217,6 +219,7 @@ int cmd_attach(int argc, char **argv)
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 
 	object_line(&o);
+	try_optional(&o, log);
 	a = load_attempt(&o, NULL, log);
 	together_line(&o, &a, log);
 	if (!a.err) {

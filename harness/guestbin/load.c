@@ -92,6 +92,9 @@ static const char *verifier_reason(const char *log)
 	/* fentry and its kin: in the BTF, but inlined everywhere */
 	if (strstr(log, "The address of function "))
 		return "attach-target-missing";
+	/* before v5.13 a function whose address is taken (bpf_loop) is no subprogram */
+	if (strstr(log, "number of funcs in func_info doesn't match number of subprogs"))
+		return "instruction-unsupported";
 	if (strstr(log, "unknown func ") || strstr(log, "invalid func ") ||
 	    strstr(log, "cannot use helper "))
 		return "helper-unsupported";
@@ -439,7 +442,28 @@ static void program_line(const struct options *o, const struct prog_name *name, 
 	log_fields(o, &a, log, path);
 	js_end();
 	free(path);
+	if (a.err && options_optional(o, name->name))
+		options_optional(o, name->name)->refused = true;
 	attempt_free(&a);
+}
+
+/* For who loads together without having loaded each program alone. */
+void try_optional(const struct options *o, struct log_buf log)
+{
+	struct prog_names names = object_programs(o);
+	size_t i;
+
+	for (i = 0; i < names.n; i++) {
+		struct optional_program *optional = options_optional(o, names.v[i].name);
+		struct attempt a = {};
+
+		if (!optional || names.v[i].optional)
+			continue;
+		try_load(o, names.v[i].name, log.answer, LOG_STATS, &a);
+		optional->refused = a.err;
+		attempt_free(&a);
+	}
+	free(names.v);
 }
 
 static void map_memory(struct bpf_object *obj)

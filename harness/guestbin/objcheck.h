@@ -59,6 +59,11 @@ struct options {
 	const char *object, *btf;
 	const char **programs;
 	size_t nprograms;
+	struct optional_program {
+		const char *name;
+		bool refused;	/* alone: then it is left out of the rest */
+	} *optional;
+	size_t noptional;
 	struct map_fix *maps;
 	size_t nmaps;
 	struct setting *settings;
@@ -75,6 +80,7 @@ struct options {
 /* 0, or -1 after an error line */
 int options_parse(struct options *o, int argc, char **argv, bool attach);
 bool options_wants(const struct options *o, const char *program);
+struct optional_program *options_optional(const struct options *o, const char *program);
 int map_type_by_name(const char *name);	/* -1: unknown */
 const char *map_type_name(int type);
 const char *prog_type_name(int type);
@@ -139,6 +145,7 @@ struct attempt {
 struct log_buf log_reserve(const struct options *o);
 struct attempt load_attempt(const struct options *o, const char *only, struct log_buf log);
 void attempt_free(struct attempt *a);
+void try_optional(const struct options *o, struct log_buf log);
 void together_line(const struct options *o, const struct attempt *a, struct log_buf log);
 int cmd_load(int argc, char **argv);
 

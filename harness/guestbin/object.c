@@ -323,6 +323,16 @@ static struct bpf_object *open_plain(const struct options *o)
 	return bpf_object__open_file(o->object, &opts);
 }
 
+/* SEC("fentry") without "/FUNCTION": its own loader names what it goes to before it loads. */
+static bool lacks_target(const struct bpf_program *prog)
+{
+	enum bpf_prog_type type = bpf_program__type(prog);
+	bool wants = type == BPF_PROG_TYPE_TRACING || type == BPF_PROG_TYPE_LSM ||
+		     type == BPF_PROG_TYPE_EXT;
+
+	return wants && !strchr(bpf_program__section_name(prog), '/');
+}
+
 struct opened object_open(const struct options *o, enum autoload how, const char *only)
 {
 	struct bpf_object *obj = open_plain(o);
@@ -332,6 +342,7 @@ struct opened object_open(const struct options *o, enum autoload how, const char
 		return (struct opened){ .err = errno };
 	bpf_object__for_each_program(prog, obj) {
 		const char *name = bpf_program__name(prog);
+		const struct optional_program *optional = options_optional(o, name);
 
 		if (how == AUTOLOAD_ONE)
 			bpf_program__set_autoload(prog, !strcmp(name, only));
@@ -339,6 +350,8 @@ struct opened object_open(const struct options *o, enum autoload how, const char
 			bpf_program__set_autoload(prog, options_wants(o, name));
 		else if (o->nprograms)
 			bpf_program__set_autoload(prog, options_wants(o, name));
+		if (how == AUTOLOAD_TOGETHER && ((optional && optional->refused) || lacks_target(prog)))
+			bpf_program__set_autoload(prog, false);
 	}
 	if (object_fixups(o, obj)) {
 		bpf_object__close(obj);

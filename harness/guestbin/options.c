@@ -129,11 +129,22 @@ bool options_wants(const struct options *o, const char *program)
 	return !o->nprograms;
 }
 
+struct optional_program *options_optional(const struct options *o, const char *program)
+{
+	size_t i;
+
+	for (i = 0; i < o->noptional; i++)
+		if (!strcmp(o->optional[i].name, program))
+			return &o->optional[i];
+	return NULL;
+}
+
 int options_parse(struct options *o, int argc, char **argv, bool attach)
 {
 	static const struct option longs[] = {
 		{ "btf", required_argument, NULL, 'b' },
 		{ "program", required_argument, NULL, 'p' },
+		{ "optional", required_argument, NULL, 'o' },
 		{ "map", required_argument, NULL, 'm' },
 		{ "set", required_argument, NULL, 's' },
 		{ "log-level", required_argument, NULL, 'l' },
@@ -156,6 +167,7 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 		.tail = 8192,
 	};
 	o->programs = calloc(argc, sizeof(*o->programs));
+	o->optional = calloc(argc, sizeof(*o->optional));
 	o->maps = calloc(argc, sizeof(*o->maps));
 	o->settings = calloc(argc, sizeof(*o->settings));
 	opterr = 0;
@@ -166,6 +178,9 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 			break;
 		case 'p':
 			o->programs[o->nprograms++] = optarg;
+			break;
+		case 'o':
+			o->optional[o->noptional++].name = optarg;
 			break;
 		case 'm':
 			if (parse_map(optarg, &o->maps[o->nmaps++]))
