@@ -23,8 +23,10 @@ from harness.results import Cell, Program, Run, Verdict
 
 SCHEMA = 1
 CHECK = "verifier"  # whose answer a baseline is made of
-# Another compiler makes another object of the same source: the growth that is allowed doubles.
-OTHER_COMPILER = 2.0
+# Another compiler makes another object of the same source: clang 16 and 19 gave -5 % to +115 % of
+# clang 14's processed instructions (five programs, 5.10 to 7.3). Up to this many times the
+# baseline is no finding then; the absolute limit holds as ever.
+OTHER_COMPILER = 2.5
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,7 +137,7 @@ def compare(
     now: Mapping[str, Cost | None], known: KernelCosts, *, growth: float | None, compiler: str
 ) -> Iterator[Event]:
     """Every difference that matters, in the order of the programs; None in `now`: refused."""
-    widened = OTHER_COMPILER if other_compiler(known, compiler) else 1.0
+    floor = OTHER_COMPILER if other_compiler(known, compiler) else 1.0
     for name, cost in now.items():
         if name not in known.programs:
             yield Event(kind=Kind.NEW, program=name, now=cost.processed if cost else None)
@@ -146,7 +148,7 @@ def compare(
         elif before is not None and cost is None:
             yield Event(kind=Kind.NEWLY_REFUSED, program=name, was=before.processed)
         elif before is not None and cost is not None and growth is not None:
-            allowed = int(before.processed * (1 + growth * widened))
+            allowed = int(before.processed * max(1 + growth, floor))
             if cost.processed > allowed:
                 yield Event(
                     kind=Kind.GROWN, program=name, was=before.processed, now=cost.processed,

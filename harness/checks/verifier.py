@@ -155,7 +155,7 @@ def _baseline(context: Context) -> tuple[KernelCosts | None, list[str]]:
     if baseline.other_compiler(known, subject.compiler):
         notes.append(
             f"the baseline is of another compiler ('{known.compiler}', now '{subject.compiler}'): "
-            f"{baseline.OTHER_COMPILER:g} times the growth is allowed"
+            f"up to {baseline.OTHER_COMPILER:g} times as many instructions are allowed"
         )
     return known, notes
 

@@ -10,13 +10,17 @@
  *	from 9 to 12: safe	the same, coming from a branch; "(speculative execution)" may follow 12
  *
  * (kernel/bpf/verifier.c, do_check, from v5.4 to v7.3), so the counts of a whole trace add up to
- * the "processed" figure. A trace that does not fit loses its end, since v6.4 its beginning.
+ * the "processed" figure. Before the trace, v7.2 lists the instructions several times for analyses
+ * of its own; the last listing, which v6.15 and later have, is headed LISTING and looks different.
+ * A trace that does not fit loses its end, since v6.4 its beginning.
  */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "objcheck.h"
+
+#define LISTING "Live regs before insn:"
 
 enum { HOT_LOG_BYTES = 192 << 20 };	/* resident only as far as the kernel fills it */
 
@@ -66,6 +70,9 @@ static uint64_t count_lines(const char *trace, bool whole, uint64_t *v, long n)
 		if (insn >= 0 && insn < n) {
 			v[insn]++;
 			all++;
+		} else if (starts(line, LISTING)) {
+			memset(v, 0, n * sizeof(*v));
+			all = 0;
 		}
 		line = *end ? end + 1 : end;
 	}
