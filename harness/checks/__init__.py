@@ -8,7 +8,9 @@ from harness.checks import (
     crosscheck,
     function,
     hotlines,
+    leak,
     load,
+    memory,
     ratelimit,
     sampling,
     sends,
@@ -27,6 +29,8 @@ ALL: tuple[Check, ...] = (
     corpus.CHECK,
     command.CHECK,
     sampling.CHECK,
+    leak.CHECK,
+    memory.CHECK,
     ratelimit.CHECK,
     splat.CHECK,
 )
