@@ -31,7 +31,7 @@ from harness import (
     launch,
     pipeline,
     project,
-    report,
+    reporting,
     resolve,
     static,
 )  # fmt: skip
@@ -143,10 +143,10 @@ def kernel_matrix(
     with Progress() as emit:
         run = pipeline.run(request, cache, emit)
     written = job.write_reports(run, request.report_dir)
-    print(f"\n{report.table(run)}\n")
-    if report.problems(run):
-        print(f"{report.problems_text(run)}\n")
-    print(report.verdict_line(run))
+    print(f"\n{reporting.table(run)}\n")
+    if reporting.problems(run):
+        print(f"{reporting.problems_text(run)}\n")
+    print(reporting.verdict_line(run))
     for path in written:
         print(f"  {path}")
     _exit(job.status(run, strict=strict))
@@ -331,7 +331,7 @@ def report_task(
     if not out:
         raise UsageError("--merge needs --out, the directory of the merged report")
     run, files = job.merge([Path(one) for one in merge], Path(out))
-    print(f"{report.table(run)}\n\n{report.verdict_line(run)}")
+    print(f"{reporting.table(run)}\n\n{reporting.verdict_line(run)}")
     for written in files:
         print(f"  {written}")
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import datetime
+import logging
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from harness import (
     inventory,
     paths,
     pipeline,
-    report,
+    reporting,
     results,
     supply,
 )
@@ -34,6 +36,8 @@ from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
 from harness.subject import COMMAND_TIMEOUT_S, Command
 from harness.supply import KernelFiles
+
+logger = logging.getLogger(__name__)
 
 REPORTS = Path("reports")
 LATEST = REPORTS / "latest" / "results.json"
@@ -197,11 +201,23 @@ def write_reports(run: Run, directory: Path) -> list[Path]:
 
 
 def redraw(path: Path) -> list[Path]:
-    """Draw the reports beside a results.json again."""
-    run = results.read(path)
-    target = path.parent / "report.md"
-    results.write_atomically(target, report.markdown(run).encode())
-    return [_shown(target)]
+    """Draw the reports beside a results.json again; GitHub, where it listens, gets the short one."""
+    drawn = reporting.draw(results.read(path), path.parent)
+    for name, content in drawn.items():
+        results.write_atomically(path.parent / name, content)
+    _append_step_summary(drawn[reporting.SHORT])
+    return [_shown(path.parent / name) for name in drawn]
+
+
+def _append_step_summary(short: bytes) -> None:
+    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not step_summary:
+        return
+    try:
+        with Path(step_summary).open("ab") as file:
+            file.write(short + b"\n")
+    except OSError as error:
+        logger.warning("no step summary in '%s': %s", step_summary, error.strerror)
 
 
 def merge(paths: Sequence[Path], out: Path) -> tuple[Run, list[Path]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import job, report, results
+from harness import job, results
 from harness.errors import HarnessError, UsageError
 from harness.results import (
     BootFacts,
@@ -120,51 +120,6 @@ def test_the_worst_verdict_decides(verdicts: list[Verdict], expected: Verdict) -
 def test_the_exit_status_says_what_is_known(cells: list[Cell], strict: bool, status: int) -> None:
     """0 only when something passed and nothing failed or stayed open."""
     assert job.status(_run(*cells), strict=strict) == status
-
-
-def test_no_symbol_but_that_of_a_pass_looks_like_one() -> None:
-    """The table is read at a glance."""
-    assert len(set(report.SYMBOL.values())) == len(Verdict)
-    text = report.table(_run(_cell("a", _PASS), _cell("b", _UNKNOWN), _cell("c", _UNAVAILABLE)))
-
-    passing = [line for line in text.splitlines() if report.SYMBOL[Verdict.PASS] in line]
-    assert len(passing) == 1
-
-
-def test_the_same_trouble_on_many_kernels_is_told_once() -> None:
-    """Four unavailable kernels are one paragraph."""
-    found = report.problems(_run(_cell("a", _FAIL), _cell("b", _FAIL), _cell("c", _UNKNOWN)))
-
-    assert [problem.kernels for problem in found] == [("a", "b"), ("c",)]
-    assert "a, b: load fail (verifier-rejected)" in report.problems_text(
-        _run(_cell("a", _FAIL), _cell("b", _FAIL))
-    )
-
-
-def test_checks_behind_a_lost_guest_are_not_told_again() -> None:
-    """One deciding line, not five."""
-    behind = _check("attach", Verdict.UNKNOWN, Cause.NOT_REACHED)
-
-    assert len(report.problems(_run(_cell("a", _UNKNOWN, behind)))) == 1
-
-
-def test_an_emulated_figure_says_so() -> None:
-    """A time measured under TCG must not be quoted as hardware's."""
-    figure = Figure(name="guest ready", value=3.21, unit="s", emulated=True)
-    text = report.table(_run(_cell("a", replace(_PASS, figures=(figure,)))))
-
-    assert "~3.21 s" in text
-
-
-def test_hostile_text_cannot_leave_its_cell() -> None:
-    """Verifier logs and names come from elsewhere; Markdown must stay a table."""
-    evil = "a|b`c` <script>alert(1)</script>\n```\n# head"
-    check = replace(_FAIL, summary=evil, evidence=(Evidence(title="log", text=evil),))
-    text = report.markdown(_run(_cell("a|b", check)))
-
-    assert "<script>" not in text.replace("````\n", "").split("## What")[0]
-    assert "a\\|b" in text
-    assert "\n````\n" in text
 
 
 def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

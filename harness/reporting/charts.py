@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results → plots, as SVG without script or style of their own: the page's style sheet dresses them.
+
+pygal draws: pure Python, imported and drawn in a tenth of the time that matplotlib needs, and with
+classes instead of fixed colours, so that one drawing serves light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from xml.etree import ElementTree as Xml
+
+import pygal
+from markupsafe import Markup
+from pygal.style import Style
+
+from harness.reporting.minimum import by_age, programs_of
+from harness.reporting.words import number
+from harness.results import Cell, Figure, Run, Series
+
+_STYLE: Final = Style(
+    label_font_size=12, major_label_font_size=12, legend_font_size=13, value_font_size=11,
+    font_family="sans-serif",
+)  # fmt: skip
+_WIDTH: Final = 960
+_PHASES_SHOWN: Final = 7  # the longest; the others are one more
+_COST_CHECKS: Final = ("overhead", "memory")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """A plot and the same numbers as a table."""
+
+    id: str
+    title: str
+    caption: str
+    drawings: tuple[tuple[str, Markup], ...]  # a heading ("" for none), SVG
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def charts(run: Run) -> list[Chart]:
+    """Those for which the results have numbers."""
+    cells = by_age(run.cells)
+    found = [_instructions(cells), _over_time(cells), *_costs(cells), _time(cells)]
+    return [chart for chart in found if chart is not None]
+
+
+# ---- the plots ----
+
+
+def _instructions(cells: Sequence[Cell]) -> Chart | None:
+    said = {cell.kernel.name: {p.name: p for p in programs_of(cell)} for cell in cells}
+    said = {k: v for k, v in said.items() if any(p.insns_processed is not None for p in v.values())}
+    names = list(dict.fromkeys(name for programs in said.values() for name in programs))
+    if not names:
+        return None
+    values = {
+        name: [p.insns_processed if (p := programs.get(name)) else None for programs in said.values()]
+        for name in names
+    }  # fmt: skip
+    answers = [program for programs in said.values() for program in programs.values()]
+    limits = sorted({p.insns_limit for p in answers if p.insns_limit is not None})
+    chart = _line(_WIDTH, 380, list(said), logarithmic=True)
+    for name in names:
+        chart.add(name, values[name])
+    for limit in limits:
+        chart.add(f"limit {number(limit)}", [limit] * len(said), show_dots=False)
+    rows = tuple(
+        (kernel, *(_text(values[name][row]) for name in names)) for row, kernel in enumerate(said)
+    )
+    return Chart(
+        id="instructions", title="Instructions that the verifier processed",
+        caption="Of each program on each kernel, with the limit. The scale is logarithmic.",
+        drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
+        headers=("kernel", *names), rows=rows,
+    )  # fmt: skip
+
+
+def _over_time(cells: Sequence[Cell]) -> Chart | None:
+    found = [
+        (cell.kernel.name, series)
+        for cell in cells
+        for check in cell.checks
+        for series in check.series
+        if series.values
+    ]
+    if not found:
+        return None
+    single = len({series.name for _, series in found}) == 1
+    top = max(max((*series.values, series.limit or 0)) for _, series in found)
+    drawings = tuple(
+        (kernel if single else f"{kernel}: {series.name}", _small(series, top))
+        for kernel, series in found
+    )
+    rows = tuple(
+        (
+            kernel, series.name, f"{len(series.values) * series.step_s:.1f} s",
+            number(max(series.values)), number(sum(series.values) / len(series.values)),
+            _text(series.limit), series.unit,
+        )
+        for kernel, series in found
+    )  # fmt: skip
+    unit = found[0][1].unit
+    return Chart(
+        id="over-time", title=f"{found[0][1].name.capitalize()} over time" if single else "Over time",
+        caption=f"In {unit}, one plot for each kernel, all on the same scale; the dashed line is "
+        "the limit.",
+        drawings=drawings,
+        headers=("kernel", "what", "length", "highest", "mean", "limit", "unit"), rows=rows,
+    )  # fmt: skip
+
+
+def _small(series: Series, top: float) -> Markup:
+    chart = pygal.XY(
+        **_options(
+            320, 150, show_dots=False, show_legend=False, range=(0, top * 1.05),
+            include_x_axis=True, y_labels_major_count=3, show_minor_y_labels=False,
+            x_labels_major_count=3, show_minor_x_labels=False, margin=6, margin_bottom=12,
+            x_value_formatter=lambda value: f"{value:g} s", fill=True,
+        )
+    )  # fmt: skip
+    end = len(series.values) * series.step_s
+    chart.add(series.name, [(i * series.step_s, value) for i, value in enumerate(series.values)])
+    if series.limit is not None:
+        chart.add("limit", [(0, series.limit), (end, series.limit)], fill=False)
+    return _drawn(chart, limits=(1,))
+
+
+def _costs(cells: Sequence[Cell]) -> list[Chart | None]:
+    return [_cost(cells, check) for check in _COST_CHECKS]
+
+
+def _cost(cells: Sequence[Cell], name: str) -> Chart | None:
+    """The figures of a check that have the unit of its first one, over kernels."""
+    figures = {
+        cell.kernel.name: check.figures
+        for cell in cells
+        for check in cell.checks
+        if check.check == name and check.figures
+    }
+    if not figures:
+        return None
+    unit = next(iter(figures.values()))[0].unit
+    same = [f for all_ in figures.values() for f in all_ if f.unit == unit]
+    names = list(dict.fromkeys(f.name for f in same))
+    limits = sorted({f.limit for f in same if f.limit is not None})
+    table = [[_of(all_, one) for one in names] for all_ in figures.values()]
+    chart = _line(_WIDTH, 300, list(figures), stroke=False, dots_size=4, include_x_axis=True)
+    for column, one in enumerate(names):
+        chart.add(one, [row[column] for row in table])
+    for limit in limits:
+        shown = f"limit {number(limit)} {'' if unit == '1' else unit}".rstrip()
+        chart.add(shown, [limit] * len(figures), show_dots=False, stroke=True)
+    emulated = any(f.emulated for all_ in figures.values() for f in all_)
+    return Chart(
+        id=f"cost-{name}", title={"overhead": "CPU", "memory": "Memory"}.get(name, name),
+        caption=f"In {unit}, as the {name} check found it on each kernel."
+        + (" Measured under emulation." if emulated else ""),
+        drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
+        headers=("kernel", *names),
+        rows=tuple((k, *(_text(v) for v in row)) for k, row in zip(figures, table, strict=True)),
+    )  # fmt: skip
+
+
+def _of(figures: Sequence[Figure], name: str) -> float | None:
+    return next((figure.value for figure in figures if figure.name == name), None)
+
+
+def _time(cells: Sequence[Cell]) -> Chart | None:
+    timed = {cell.kernel.name: cell.phases_s for cell in cells if cell.phases_s}
+    if not timed:
+        return None
+    totals: dict[str, float] = {}
+    for phases in timed.values():
+        for name, seconds in phases.items():
+            totals[name] = totals.get(name, 0.0) + seconds
+    longest = set(sorted(totals, key=lambda name: -totals[name])[:_PHASES_SHOWN])
+    shown = [name for name in totals if name in longest]
+    others = [name for name in totals if name not in longest]
+    columns: list[tuple[str, Callable[[dict[str, float]], float]]] = [
+        (name, lambda phases, name=name: phases.get(name, 0.0))  # type: ignore[misc]
+        for name in shown
+    ]
+    if others:
+        columns.append(("others", lambda phases: sum(phases.get(name, 0.0) for name in others)))
+    height = 90 + 24 * len(timed)
+    chart = pygal.HorizontalStackedBar(
+        **_options(
+            _WIDTH, height, legend_at_bottom=True, legend_at_bottom_columns=4,
+            value_formatter=lambda value: f"{value:.1f} s", show_y_guides=False,
+            show_x_guides=True,
+        )
+    )  # fmt: skip
+    # A horizontal bar chart counts from below; the oldest kernel belongs on top.
+    chart.x_labels = list(reversed(timed))
+    for name, of in columns:
+        chart.add(name, [round(of(timed[kernel]), 3) for kernel in reversed(timed)])
+    return Chart(
+        id="time", title="Where cells spent their time",
+        caption="Seconds of each phase and check, of every kernel that was booted.",
+        drawings=(("", _drawn(chart)),),
+        headers=("kernel", *totals, "all"),
+        rows=tuple(
+            (
+                kernel, *(f"{phases[n]:.1f}" if n in phases else "–" for n in totals),
+                f"{sum(phases.values()):.1f}",
+            )
+            for kernel, phases in timed.items()
+        ),
+    )  # fmt: skip
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+# ---- pygal ----
+
+
+# pygal has no type hints; its charts and options stay within this part.
+def _options(width: int, height: int, **more: Any) -> dict[str, Any]:
+    return {
+        "style": _STYLE, "width": width, "height": height, "js": (), "css": (),
+        "explicit_size": True, "value_formatter": number, "margin": 12, "truncate_label": -1,
+        "truncate_legend": -1, "legend_box_size": 10, "no_data_text": "no numbers", **more,
+    }  # fmt: skip
+
+
+def _line(width: int, height: int, labels: Sequence[str], **options: Any) -> Any:
+    many = len(labels) > 8
+    chart = pygal.Line(
+        **_options(
+            width, height, x_label_rotation=-60 if many else 0, legend_at_bottom=True,
+            legend_at_bottom_columns=4, **options,
+        )
+    )  # fmt: skip
+    chart.x_labels = list(labels)
+    return chart
+
+
+def _drawn(chart: Any, *, limits: Collection[int] = ()) -> Markup:
+    """The SVG without pygal's scripts, styles and tips; values become titles that browsers show."""
+    root: Xml.Element = chart.render_tree()
+    root.attrib.pop("id", None)
+    root.set("role", "img")
+    root.set("aria-hidden", "true")  # the table beside it says the same
+    for child in list(root):
+        if child.tag != "g":
+            root.remove(child)
+    for group in root.iter("g"):
+        for child in list(group):
+            classes = child.get("class", "")
+            if "tooltip-overlay" in classes or "text-overlay" in classes:
+                group.remove(child)
+        _name_values(group)
+        for number_ in limits:
+            if f"serie-{number_} " in f"{group.get('class', '')} ":
+                group.set("class", f"{group.get('class')} limit")
+    for child in [one for one in root if "-overlay" in one.get("class", "")]:
+        root.remove(child)
+    return Markup(Xml.tostring(root, encoding="unicode"))  # serialised, so escaped
+
+
+def _name_values(group: Xml.Element) -> None:
+    """pygal's `desc`s of a value, made one title."""
+    descs = [child for child in group if child.tag == "desc"]
+    said = {desc.get("class", ""): desc.text or "" for desc in descs}
+    for desc in descs:
+        group.remove(desc)
+    if said.get("value"):
+        words = [text for text in (said.get("x_label"), said["value"]) if text]
+        title = Xml.Element("title")
+        title.text = ": ".join(words)
+        group.insert(0, title)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words and symbols that every form of the report shares."""
+
+from __future__ import annotations
+
+from harness.results import Cell, CheckResult, Figure, Run, Verdict
+
+SYMBOL = {
+    Verdict.PASS: "✔",
+    Verdict.FAIL: "✘",
+    Verdict.UNSUPPORTED: "○",
+    Verdict.SKIPPED: "–",
+    Verdict.UNKNOWN: "?",
+    Verdict.UNAVAILABLE: "∅",
+}
+EMULATED_NOTE = "~ an emulated figure, measured under TCG: not a property of hardware"
+
+
+def number(value: float) -> str:
+    """5585.0 → "5,585", 3.2149 → "3.21", 0.000012 → "1.2e-05"."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def figure(one: Figure) -> str:
+    """The value with its unit, and ~ before one that was measured under emulation."""
+    unit = "" if one.unit == "1" else f" {one.unit}"
+    return f"{'~' if one.emulated else ''}{number(one.value)}{unit}"
+
+
+def short(check: CheckResult) -> str:
+    """What follows the symbol in a cell of the matrix: the first figure, or the cause."""
+    if check.verdict is Verdict.PASS:
+        return figure(check.figures[0]) if check.figures else ""
+    return check.cause or check.verdict
+
+
+def symbol_and_short(check: CheckResult | None) -> str:
+    """A cell of the matrix; "" where the check was not asked."""
+    return "" if check is None else f"{SYMBOL[check.verdict]} {short(check)}".rstrip()
+
+
+def counts(run: Run) -> dict[Verdict, int]:
+    """How many kernels have each verdict, zeros included."""
+    found = dict.fromkeys(Verdict, 0)
+    for cell in run.cells:
+        found[cell.verdict] += 1
+    return found
+
+
+def verdict_line(run: Run) -> str:
+    """ "pass: 12 kernels — 9 pass, 3 unavailable"."""
+    parts = ", ".join(f"{count} {verdict}" for verdict, count in counts(run).items() if count)
+    kernels = "kernel" if len(run.cells) == 1 else "kernels"
+    return f"{run.verdict}: {len(run.cells)} {kernels} — {parts or 'none'}"
+
+
+def emulated(run: Run) -> bool:
+    """Whether any guest ran without hardware's help."""
+    return any(cell.boot and cell.boot.accelerator == "tcg" for cell in run.cells)
+
+
+def legend(run: Run) -> str:
+    """Every symbol with its word."""
+    words = ", ".join(f"{symbol} {verdict}" for verdict, symbol in SYMBOL.items())
+    return f"{words}{f'; {EMULATED_NOTE}' if emulated(run) else ''}."
+
+
+def reproduce(run: Run, cell: Cell | None, check: str) -> str:
+    """One line that asks that check again, on that kernel alone."""
+    words = ["inv kernel-matrix", run.subject.select]
+    if cell is not None:
+        words.append(cell.kernel.select or f"--kernels {cell.kernel.name}")
+        if check in run.run.questions:
+            words.append(f"--checks {check}")
+    return " ".join(word for word in words if word)
+
+
+def made(run: Run) -> list[tuple[str, str]]:
+    """With what the run was made, as name and text."""
+    facts, boots = run.run, [cell.boot for cell in run.cells if cell.boot]
+    return [
+        ("object", f"{run.subject.path} (sha256 {run.subject.sha256})"),
+        ("programs", ", ".join(run.subject.programs) or "those of the object"),
+        ("command", facts.command),
+        ("started", f"{facts.started}, took {facts.duration_s:.0f} s"),
+        ("backend", facts.backend),
+        ("accelerator", f"{facts.accelerator} ({facts.accelerator_reason})"),
+        ("QEMU", boots[0].qemu if boots else "none ran"),
+        ("guests", f"{boots[0].vcpus} CPUs, {boots[0].memory_mib} MiB" if boots else "none"),
+        ("libbpf", next((boot.libbpf for boot in boots if boot.libbpf), "none ran")),
+        ("compiler", facts.compiler),
+        ("host", facts.host),
+        ("harness", facts.harness),
+        ("commit", facts.commit or "not in git"),
+        ("kernels.lock", facts.lock_sha256 or "none"),
+        *(("note", note) for note in facts.notes),
+    ]
