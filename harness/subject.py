@@ -34,6 +34,9 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class Map(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fallback: Fallback | None = None
+    # Struct that begins each record for user space, the octets captured follow it: with it, what
+    # a full buffer holds is known.
+    record: str = ""
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 
 from harness.checks import (
     attach,
+    both,
     command,
     corpus,
     crosscheck,
@@ -11,6 +12,7 @@ from harness.checks import (
     leak,
     load,
     memory,
+    overflow,
     ratelimit,
     sampling,
     sends,
@@ -29,9 +31,11 @@ ALL: tuple[Check, ...] = (
     corpus.CHECK,
     command.CHECK,
     sampling.CHECK,
+    overflow.CHECK,
     leak.CHECK,
     memory.CHECK,
     ratelimit.CHECK,
+    both.CHECK,
     splat.CHECK,
 )
 

@@ -34,6 +34,7 @@ CLASSES = (
 EVERYTHING = {"sample_n": 1, "rate_limit": 0}
 _TIMEOUT_S = 120.0
 _GUEST_DIR = "/tmp/observed"
+LINES = f"{_GUEST_DIR}/observer.jsonl"  # as they are written, for the command
 _GRACE_S = 30  # from SIGTERM to SIGKILL; detaching takes 0.1 s on an idle machine
 # An event's line, but only with the members named in `keep`. Where they stand is learnt from the
 # first line; a line that differs stays whole. Split at quotation marks: of a key in $i the value
