@@ -33,6 +33,7 @@ from harness import (
     project,
     reporting,
     resolve,
+    runner,
     static,
 )  # fmt: skip
 from harness.bench import resolve as bench_resolve
@@ -388,13 +389,27 @@ def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
         print(line)
 
 
-@task(name="doctor")
+@task(
+    name="doctor",
+    help={"prepare": "do for a CI runner what needs doing: /dev/kvm for everyone, Debian's mirror"},
+)
 @_guarded
-def doctor_task(c: Context) -> None:
+def doctor_task(c: Context, prepare: bool = False) -> None:
     """What this machine has, lacks, and how to get it."""
+    if prepare:
+        for line in runner.prepare():
+            print(line)
+        return
     found = doctor.report()
     print(doctor.render(found))
     _exit(0 if found.healthy else 1)
+
+
+@task(name="schema")
+@_guarded
+def schema_task(c: Context) -> None:
+    """Write reports/schema/ from the structs that results are made of."""
+    print(project.write_schema())
 
 
 @task(name="lint")
@@ -471,7 +486,7 @@ _TASKS = (
     report_task, compare_task, gate_task, baseline_task, doctor_task, bench_task,
 )  # fmt: skip
 _installed = Collection(*_TASKS)
-namespace = Collection(*_TASKS, lint_task, test_task)  # of a checkout
+namespace = Collection(*_TASKS, schema_task, lint_task, test_task)  # of a checkout
 
 
 class _Program(Program):

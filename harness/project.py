@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from harness import process
+from harness import process, results
 
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
@@ -18,6 +18,15 @@ _LINTERS = (
     ("mypy",),
     ("lint-imports",),
 )
+
+
+SCHEMA = ROOT / "reports" / "schema" / f"results-v{results.SCHEMA}.json"
+
+
+def write_schema() -> Path:
+    """Publish the schema of results.json, made of the structs; a test fails when it is stale."""
+    results.write_atomically(SCHEMA, results.json_schema())
+    return SCHEMA
 
 
 def is_checkout() -> bool:

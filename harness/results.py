@@ -337,5 +337,17 @@ def read(path: Path) -> Run:
         raise UsageError(f"'{path}' holds no results: {error}") from error
 
 
+def json_schema() -> bytes:
+    """The published schema of `write`'s output (reports/schema/), as JSON Schema 2020-12."""
+    described = msgspec.json.schema(Run)
+    head: dict[str, object] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"kernel-matrix results, schema {SCHEMA}",
+        "description": "results.json: what one run found. A reader refuses another 'schema'.",
+    }
+    described["$defs"]["Run"]["properties"]["schema"]["const"] = SCHEMA
+    return msgspec.json.format(msgspec.json.encode(head | described), indent=2) + b"\n"
+
+
 class _SchemaOnly(msgspec.Struct):
     schema: int
