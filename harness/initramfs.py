@@ -22,7 +22,8 @@ _ALIGNMENT = 512  # a second archive must start on a 4-byte boundary; cpio pads 
 def pack(
     files: Mapping[str, Path], archive: Path, *, links: Mapping[str, str] | None = None
 ) -> None:
-    """Write a newc archive of `files`: absolute path in the guest → file here, modes kept.
+    """Write a newc archive of `files`: absolute path in the guest → file here, modes kept
+    (an executable that lost its own gets one).
 
     A directory in `files` is packed with everything under it; symbolic links inside are kept as
     links and never followed. links: absolute path in the guest → link target.
@@ -62,10 +63,23 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copytree(
                 source, target, symlinks=True, dirs_exist_ok=True, copy_function=_link_or_copy
             )
+        elif _lost_its_mode(source):
+            shutil.copyfile(source, target)
+            target.chmod(0o755)
         else:
             _link_or_copy(str(source), str(target))
     except (OSError, shutil.Error) as error:
         raise HarnessError(f"cannot carry '{source}' into the guest: {error}") from error
+
+
+def _lost_its_mode(source: Path) -> bool:
+    """Whether it is an executable without the permission: a CI's artifacts keep no modes."""
+    if source.stat().st_mode & 0o111:
+        return False
+    with source.open("rb") as file:
+        head = file.read(18)
+    # elf(5): e_type at 16, 2 ET_EXEC, 3 ET_DYN (position-independent executables, libraries)
+    return head.startswith(b"#!") or (head.startswith(b"\x7fELF") and head[16:17] in (b"\2", b"\3"))
 
 
 def _link_or_copy(source: str, target: str) -> None:

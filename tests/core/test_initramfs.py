@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -40,6 +41,19 @@ def test_files_keep_their_modes_and_links_stay_links(tmp_path: Path) -> None:
     assert found["data/link -> /etc/passwd"].startswith("l")
     assert found["sh -> bin/program"].startswith("l")
     assert "data/data" in found
+
+
+def test_an_executable_that_lost_its_mode_is_one_again(tmp_path: Path) -> None:
+    """Artifacts of a CI keep no modes; an object file and text are no executables."""
+    program, script, text = (tmp_path / name for name in ("program", "script", "text"))
+    shutil.copyfile(str(process.which("true")), program)
+    script.write_text("#!/bin/sh\n")
+    text.write_text("hello\n")
+    initramfs.pack({"/program": program, "/script": script, "/text": text}, tmp_path / "archive")
+    found = _listing(tmp_path / "archive")
+    assert found["program"].endswith("rwxr-xr-x")
+    assert found["script"].endswith("rwxr-xr-x")
+    assert found["text"].endswith("rw-r--r--")
 
 
 def test_sockets_and_pipes_are_left_out(tmp_path: Path) -> None:
