@@ -13,6 +13,7 @@ from harness.checks import (
     load,
     memory,
     overflow,
+    overhead,
     ratelimit,
     sampling,
     sends,
@@ -36,6 +37,7 @@ ALL: tuple[Check, ...] = (
     memory.CHECK,
     ratelimit.CHECK,
     both.CHECK,
+    overhead.CHECK,
     splat.CHECK,
 )
 
