@@ -109,8 +109,25 @@ def read(path: Path) -> Baseline:
 
 
 def encoded(found: Baseline) -> bytes:
-    """The file's content: sorted, a value a line, so that a diff shows what changed."""
-    return msgspec.json.format(msgspec.json.encode(found, order="sorted"), indent=1) + b"\n"
+    """The file's content: a kernel's facts in a line, then a program a line, as a diff wants it."""
+    kernels = ",\n".join(_encoded_kernel(one) for one in found.kernels)
+    head = f'"schema": {found.schema},\n"subject": {_json(found.subject)}'
+    return f'{{{head},\n"kernels": [\n{kernels}\n]}}\n'.encode()
+
+
+def _encoded_kernel(one: KernelCosts) -> str:
+    facts = ", ".join(
+        f'"{name}": {_json(getattr(one, name))}'
+        for name in ("kernel", "series", "arch", "release", "compiler")
+    )
+    programs = ",\n".join(
+        f"  {_json(name)}: {_json(cost)}" for name, cost in sorted(one.programs.items())
+    )
+    return f' {{{facts}, "programs": {{\n{programs}\n }}}}'
+
+
+def _json(value: str | Cost | None) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def nearest(known: Baseline, *, series: str, arch: str, release: str) -> KernelCosts | None:

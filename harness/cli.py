@@ -375,7 +375,7 @@ def gate_task(
 
 @task(
     name="baseline",
-    optional=["results"],
+    positional=[],
     help={
         "results": "a results.json (default: that of the latest run)",
         "manifest": "the subject's manifest (default: the DNS observer's)",
@@ -384,7 +384,7 @@ def gate_task(
 @_guarded
 def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
     """Agree to what a run's programs cost: write it into the manifest's baseline."""
-    path = Path(results) if results else Path("reports/latest/results.json")
+    path = Path(results) if results else job.LATEST
     for line in job.update_baseline(path, manifest):
         print(line)
 
