@@ -28,7 +28,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     figure: str = ""  # of the first of the checks; with one of the two bounds
     at_least: float | None = None
     below: float | None = None
-    kernels: int = 0  # instead of checks: so many series have a kernel without a fail
+    kernels: int = 0  # instead of checks: on so many series a kernel passed all
     coverage: float | None = None  # instead of checks: percent of the lines that tests reach
 
 
