@@ -30,6 +30,15 @@ _COST_CHECKS: Final = ("overhead", "memory")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """How a series looks: by the classes that its SVG has, and the page's style sheet."""
+
+    name: str
+    classes: str
+    line: bool = True  # else an area
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
     """A plot and the same numbers as a table."""
 
@@ -39,6 +48,7 @@ class Chart:
     drawings: tuple[tuple[str, Markup], ...]  # a heading ("" for none), SVG
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    keys: tuple[Key, ...] = ()
 
 
 def charts(run: Run) -> list[Chart]:
@@ -74,6 +84,7 @@ def _instructions(cells: Sequence[Cell]) -> Chart | None:
     return Chart(
         id="instructions", title="Instructions that the verifier processed",
         caption="Of each program on each kernel, with the limit. The scale is logarithmic.",
+        keys=_keys(names, limits=[f"limit {number(limit)}" for limit in limits]),
         drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
         headers=("kernel", *names), rows=rows,
     )  # fmt: skip
@@ -81,52 +92,62 @@ def _instructions(cells: Sequence[Cell]) -> Chart | None:
 
 def _over_time(cells: Sequence[Cell]) -> Chart | None:
     found = [
-        (cell.kernel.name, series)
+        (cell.kernel.name, check.check, tuple(one for one in check.series if one.values))
         for cell in cells
         for check in cell.checks
-        for series in check.series
-        if series.values
+        if any(one.values for one in check.series)
     ]
     if not found:
         return None
-    single = len({series.name for _, series in found}) == 1
-    top = max(max((*series.values, series.limit or 0)) for _, series in found)
-    drawings = tuple(
-        (kernel if single else f"{kernel}: {series.name}", _small(series, top))
-        for kernel, series in found
-    )
-    rows = tuple(
-        (
-            kernel, series.name, f"{len(series.values) * series.step_s:.1f} s",
-            number(max(series.values)), number(sum(series.values) / len(series.values)),
-            _text(series.limit), series.unit,
-        )
-        for kernel, series in found
-    )  # fmt: skip
-    unit = found[0][1].unit
+    everything = [series for _, _, several in found for series in several]
+    top = max(max((*series.values, series.limit or 0)) for series in everything)
+    several_checks = len({check for _, check, _ in found}) > 1
+    names = list(dict.fromkeys(series.name for series in everything))
+    units = ", ".join(dict.fromkeys(series.unit for series in everything))
+    step_ms = 1000 * min(series.step_s for series in everything)
     return Chart(
-        id="over-time", title=f"{found[0][1].name.capitalize()} over time" if single else "Over time",
-        caption=f"In {unit}, one plot for each kernel, all on the same scale; the dashed line is "
-        "the limit.",
-        drawings=drawings,
-        headers=("kernel", "what", "length", "highest", "mean", "limit", "unit"), rows=rows,
+        id="over-time", title="Events over time",
+        caption=f"In {units}, counted every {step_ms:g} ms; all plots on the same scale, the "
+        "dashed line is the limit.",
+        keys=_keys(names, limits=["limit"] if any(s.limit for s in everything) else []),
+        drawings=tuple(
+            (f"{kernel}: {check}" if several_checks else kernel, _small(several, names, top))
+            for kernel, check, several in found
+        ),
+        headers=("kernel", "check", "what", "length", "highest", "mean", "limit", "unit"),
+        rows=tuple(
+            (
+                kernel, check, series.name, f"{len(series.values) * series.step_s:.1f} s",
+                number(max(series.values)), number(sum(series.values) / len(series.values)),
+                _text(series.limit), series.unit,
+            )
+            for kernel, check, several in found
+            for series in several
+        ),
     )  # fmt: skip
 
 
-def _small(series: Series, top: float) -> Markup:
+def _small(several: Sequence[Series], names: Sequence[str], top: float) -> Markup:
+    """One kernel's series; a series has the same place, so the same colour, in every plot."""
     chart = pygal.XY(
         **_options(
             320, 150, show_dots=False, show_legend=False, range=(0, top * 1.05),
             include_x_axis=True, y_labels_major_count=3, show_minor_y_labels=False,
             x_labels_major_count=3, show_minor_x_labels=False, margin=6, margin_bottom=12,
-            x_value_formatter=lambda value: f"{value:g} s", fill=True,
+            x_value_formatter=lambda value: f"{value:g} s",
         )
     )  # fmt: skip
-    end = len(series.values) * series.step_s
-    chart.add(series.name, [(i * series.step_s, value) for i, value in enumerate(series.values)])
-    if series.limit is not None:
-        chart.add("limit", [(0, series.limit), (end, series.limit)], fill=False)
-    return _drawn(chart, limits=(1,))
+    by_name = {series.name: series for series in several}
+    for name in names:
+        series = by_name.get(name)
+        values = series.values if series else ()
+        step_s = series.step_s if series else 1.0
+        chart.add(name, [(at * step_s, value) for at, value in enumerate(values)])
+    limits = sorted({series.limit for series in several if series.limit is not None})
+    end = max(len(series.values) * series.step_s for series in several)
+    for limit in limits:
+        chart.add("limit", [(0, limit), (end, limit)])
+    return _drawn(chart, limits=range(len(names), len(names) + len(limits)))
 
 
 def _costs(cells: Sequence[Cell]) -> list[Chart | None]:
@@ -152,13 +173,13 @@ def _cost(cells: Sequence[Cell], name: str) -> Chart | None:
     for column, one in enumerate(names):
         chart.add(one, [row[column] for row in table])
     for limit in limits:
-        shown = f"limit {number(limit)} {'' if unit == '1' else unit}".rstrip()
-        chart.add(shown, [limit] * len(figures), show_dots=False, stroke=True)
+        chart.add("limit", [limit] * len(figures), show_dots=False, stroke=True)
     emulated = any(f.emulated for all_ in figures.values() for f in all_)
     return Chart(
         id=f"cost-{name}", title={"overhead": "CPU", "memory": "Memory"}.get(name, name),
         caption=f"In {unit}, as the {name} check found it on each kernel."
         + (" Measured under emulation." if emulated else ""),
+        keys=_keys(names, limits=[f"limit {number(limit)} {unit}" for limit in limits]),
         drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
         headers=("kernel", *names),
         rows=tuple((k, *(_text(v) for v in row)) for k, row in zip(figures, table, strict=True)),
@@ -186,10 +207,10 @@ def _time(cells: Sequence[Cell]) -> Chart | None:
     ]
     if others:
         columns.append(("others", lambda phases: sum(phases.get(name, 0.0) for name in others)))
-    height = 90 + 24 * len(timed)
+    height = 50 + 24 * len(timed)
     chart = pygal.HorizontalStackedBar(
         **_options(
-            _WIDTH, height, legend_at_bottom=True, legend_at_bottom_columns=4,
+            _WIDTH, height, show_legend=False,
             value_formatter=lambda value: f"{value:.1f} s", show_y_guides=False,
             show_x_guides=True,
         )
@@ -201,6 +222,9 @@ def _time(cells: Sequence[Cell]) -> Chart | None:
     return Chart(
         id="time", title="Where cells spent their time",
         caption="Seconds of each phase and check, of every kernel that was booted.",
+        keys=tuple(
+            Key(name=name, classes=f"color-{at}", line=False) for at, (name, _) in enumerate(columns)
+        ),
         drawings=(("", _drawn(chart)),),
         headers=("kernel", *totals, "all"),
         rows=tuple(
@@ -215,6 +239,11 @@ def _time(cells: Sequence[Cell]) -> Chart | None:
 
 def _text(value: float | None) -> str:
     return "–" if value is None else number(value)
+
+
+def _keys(names: Sequence[str], limits: Sequence[str]) -> tuple[Key, ...]:
+    series = [Key(name=one, classes=f"serie-{at} color-{at}") for at, one in enumerate(names)]
+    return (*series, *(Key(name=one, classes="limit") for one in limits))
 
 
 # ---- pygal ----
@@ -233,8 +262,7 @@ def _line(width: int, height: int, labels: Sequence[str], **options: Any) -> Any
     many = len(labels) > 8
     chart = pygal.Line(
         **_options(
-            width, height, x_label_rotation=-60 if many else 0, legend_at_bottom=True,
-            legend_at_bottom_columns=4, **options,
+            width, height, x_label_rotation=-60 if many else 0, show_legend=False, **options,
         )
     )  # fmt: skip
     chart.x_labels = list(labels)

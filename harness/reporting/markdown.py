@@ -136,7 +136,8 @@ def _minimums(found: list[Minimum]) -> str:
 
 def _reasons(reasons: Iterable[Reason]) -> str:
     return "; ".join(
-        text(f"{one.kernel}: {one.verdict}{f', {one.why}' if one.why else ''}") for one in reasons
+        text(f"{', '.join(one.kernels)}: {one.verdict}{f', {one.why}' if one.why else ''}")
+        for one in reasons
     )
 
 

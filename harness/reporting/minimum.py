@@ -17,9 +17,9 @@ _PROGRAM_CHECKS = ("verifier", "load")  # the first that says something of the p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """Why a program did not pass on a kernel."""
+    """Why a program did not pass on some kernels."""
 
-    kernel: str
+    kernels: tuple[str, ...]
     verdict: Verdict
     why: str
 
@@ -86,28 +86,36 @@ def minimums(run: Run) -> list[Minimum]:
 
 def _minimum(name: str, cells: list[Cell], said: dict[str, dict[str, Program]]) -> Minimum:
     passed: list[str] = []
-    below: list[Reason] = []
-    gaps: list[Reason] = []
+    below: dict[tuple[Verdict, str], list[str]] = {}
+    gaps: dict[tuple[Verdict, str], list[str]] = {}
     for cell in cells:
         program = said[cell.kernel.name].get(name)
         if program is not None and program.verdict is Verdict.PASS:
             passed.append(cell.kernel.name)
         else:
-            (gaps if passed else below).append(_reason(cell, program))
+            found = gaps if passed else below
+            found.setdefault(_why_not(cell, program), []).append(cell.kernel.name)
     return Minimum(
         program=name, oldest=passed[0] if passed else "", newest=passed[-1] if passed else "",
-        passed=len(passed), asked=len(cells), below=tuple(below), gaps=tuple(gaps),
+        passed=len(passed), asked=len(cells), below=_reasons(below), gaps=_reasons(gaps),
     )  # fmt: skip
 
 
-def _reason(cell: Cell, program: Program | None) -> Reason:
+def _reasons(found: dict[tuple[Verdict, str], list[str]]) -> tuple[Reason, ...]:
+    return tuple(
+        Reason(kernels=tuple(kernels), verdict=verdict, why=why)
+        for (verdict, why), kernels in found.items()
+    )
+
+
+def _why_not(cell: Cell, program: Program | None) -> tuple[Verdict, str]:
     if program is not None:
-        return Reason(kernel=cell.kernel.name, verdict=program.verdict, why=program.why)
+        return program.verdict, program.why
     deciding = cell.deciding
     # A kernel that answered other checks was not asked this: it is no pass, whatever those say.
     verdict = cell.verdict if cell.verdict is not Verdict.PASS else Verdict.SKIPPED
     why = deciding.summary.partition("\n")[0] if deciding and deciding.summary else "not asked"
-    return Reason(kernel=cell.kernel.name, verdict=verdict, why=why)
+    return verdict, why
 
 
 def span(run: Run) -> Span:
