@@ -16,17 +16,20 @@ from harness.checks import timeline
 from harness.checks.timeline import NS_PER_S, Span
 from harness.errors import HarnessError
 
-# $1: the driver; each other argument: options of one flood, "all" at their end for a thread on each
-# CPU.
+# $1: the driver; $2: options of a flood beside each of the others, "" for none; each other argument:
+# options of a flood, "all" at their end for a thread on each CPU.
 _FLOODS = r"""
-driver=$1; shift
+driver=$1 beside=$2; shift 2
 cpus=$(nproc)
 echo "cpus $cpus"
 for options; do
 	case $options in *" all") options="${options% all} --threads $cpus --cpu 0-$((cpus - 1))" ;; esac
+	[ "$beside" ] && "$driver" flood $beside >/tmp/beside &
 	read -r up rest </proc/uptime; echo "before $up"
 	"$driver" flood $options || exit
 	read -r up rest </proc/uptime; echo "after $up"
+	wait
+	[ -z "$beside" ] || echo "beside $(cat /tmp/beside)"
 done
 """
 # $1: a label; $2: seconds; $3: queries a second; $4: queries under way at most. The kernel counts
@@ -65,6 +68,7 @@ class Offered:
 
     cpus: int
     loads: tuple[Load, ...]
+    beside: int = 0  # datagrams that the hook must have seen and found not to be DNS
     queries_per_s: float | None = None  # dnsperf's own figure
 
     @property
@@ -72,9 +76,9 @@ class Offered:
         return sum(load.matched for load in self.loads)
 
 
-def floods(driver: str, options: Sequence[str]) -> list[str]:
-    """A command that runs one flood of the send driver after the other."""
-    return ["/bin/sh", "-c", _FLOODS, "floods", driver, *options]
+def floods(driver: str, options: Sequence[str], *, beside: str = "") -> list[str]:
+    """A command that runs one flood of the send driver after the other, each with one beside it."""
+    return ["/bin/sh", "-c", _FLOODS, "floods", driver, beside, *options]
 
 
 def dnsperf(label: str, *, seconds: int, per_s: int) -> list[str]:
@@ -93,11 +97,17 @@ class _Flood(msgspec.Struct, frozen=True):
     duration_us: int
 
 
-def read_floods(output: str, names: Sequence[str]) -> Offered:
+def read_floods(output: str, names: Sequence[str], *, beside: bool = False) -> Offered:
     """What the floods wrote. Raises HarnessError for anything else."""
     words = _words(output)
     floods = [_flood(line) for line in output.splitlines() if line.startswith("{")]
+    others = [
+        _flood(line.removeprefix("beside "))
+        for line in output.splitlines() if line.startswith("beside ")
+    ]  # fmt: skip
     before, after = words.get("before", []), words.get("after", [])
+    if len(others) != (len(names) if beside else 0):
+        raise HarnessError(f"floods ran beside {len(others)} of {len(names)}")
     if not len(floods) == len(before) == len(after) == len(names):
         raise HarnessError(f"{len(names)} floods were asked for: '{output.strip()[-300:]}'")
     loads = [
@@ -108,11 +118,13 @@ def read_floods(output: str, names: Sequence[str]) -> Offered:
         )
         for name, flood, start, end in zip(names, floods, before, after, strict=True)
     ]  # fmt: skip
-    return Offered(cpus=_cpus(words, output), loads=tuple(loads))
+    return Offered(
+        cpus=_cpus(words, output), loads=tuple(loads), beside=sum(one.attempts for one in others)
+    )
 
 
 def read_dnsperf(output: str, seconds: float) -> Offered:
-    """What the script around dnsperf wrote: dnsperf sent for `seconds`, then waited for the last answers.
+    """What the script around dnsperf wrote: it sent for `seconds`, then waited for the last answers.
 
     Both directions have port 53 on one side, so the hook must match every datagram that the guest
     sends meanwhile; the kernel counts them (/proc/net/snmp, Udp: OutDatagrams and, for those it

@@ -22,14 +22,14 @@ stretch but never for a whole window (gcra).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from harness.checks import observer, offered, timeline
 from harness.checks.context import Check, Context, Need
-from harness.checks.observer import Events, Observed
+from harness.checks.observer import Events, Observed, Ready, Scalar
 from harness.checks.offered import Load, Offered
 from harness.checks.timeline import Delivered, Part, Promise, Timeline
 from harness.errors import HarnessError
@@ -112,7 +112,7 @@ def judge(seen: Observed, sent: Offered | None, traffic: Traffic, scenario: str)
         limiter=limiter, limit=traffic.rate_limit, burst=traffic.rate_burst, cpus=sent.cpus
     )
     at = event_times(seen)
-    bound = traffic.rate_limit + traffic.rate_burst
+    bound = promise.limit + promise.burst
     parts = [
         Part(name=load.name, start_ns=load.span.start_ns, end_ns=load.span.end_ns,
              offered_per_s=load.per_s)
@@ -124,24 +124,15 @@ def judge(seen: Observed, sent: Offered | None, traffic: Traffic, scenario: str)
     def say(verdict: Verdict, says: str, held: tuple[Delivered, ...] = ()) -> Judged:
         return Judged(verdict=verdict, says=says, drawn=drawn, delivered=held, sent=sent)
 
-    announced = ready.max_events_any_second
-    asked = {"limiter": limiter, "rate_limit": promise.limit, "rate_burst": promise.burst,
-             "sample_n": 1}  # fmt: skip
-    lies = [f"{name} {getattr(ready, name)!r}, not {want!r}" for name, want in asked.items()
-            if getattr(ready, name) != want]  # fmt: skip
-    if lies:
-        return say(Verdict.FAIL, f"it is ready with {', '.join(lies)}")
-    if announced is None or announced > bound:
-        return say(
-            Verdict.FAIL, f"it announces {announced} events in any second, {bound} are agreed"
-        )
+    if lie := told_otherwise(ready, promise, {"limiter": limiter, "sample_n": 1}):
+        return say(Verdict.FAIL, lie)
     if stats.matched != sent.matched or stats.sampled_out:
         return say(Verdict.FAIL, f"of {sent.matched} datagrams it matched {stats.matched} and left "
                    f"{stats.sampled_out} out of a sample of all")  # fmt: skip
     if not at:
         return say(Verdict.FAIL, f"{sent.matched} datagrams, no event")
-    if most > announced:
-        return say(Verdict.FAIL, f"{most} events in one second, at most {announced} are agreed")
+    if most > bound:
+        return say(Verdict.FAIL, f"{most} events in one second, at most {bound} are agreed")
     if stats.ring_full:
         return say(Verdict.UNKNOWN, f"{stats.ring_full} admitted events found no room: what the "
                    "limiter admits cannot be told from what came")  # fmt: skip
@@ -157,6 +148,19 @@ def judge(seen: Observed, sent: Offered | None, traffic: Traffic, scenario: str)
     return say(verdict, says, tuple(held))
 
 
+def told_otherwise(ready: Ready, promise: Promise, asked: Mapping[str, Scalar]) -> str:
+    """How the line "ready" differs from what was asked for; "" when it does not."""
+    asked = {**asked, "rate_limit": promise.limit, "rate_burst": promise.burst}
+    lies = [f"{name} {getattr(ready, name)!r}, not {want!r}" for name, want in asked.items()
+            if getattr(ready, name) != want]  # fmt: skip
+    if lies:
+        return f"it is ready with {', '.join(lies)}"
+    announced, bound = ready.max_events_any_second, promise.limit + promise.burst
+    if announced is None or announced > bound:
+        return f"it announces {announced or 'no limit'} for any second, {bound} events are agreed"
+    return ""
+
+
 def judge_load(
     load: Load, at: Sequence[int], promise: Promise
 ) -> tuple[Delivered | None, str, str]:
@@ -170,6 +174,10 @@ def judge_load(
     if span is None or span.end_ns - span.start_ns < _WINDOWS * promise.window_ns:
         return None, f"{load.name}: the generator sent for too short a time", ""
     held = timeline.delivered(at, span, promise)
+    if held.per_s > held.ceiling_per_s:
+        return held, "", (
+            f"{load.name}: {held.per_s:.1f} events a second, at most {held.ceiling_per_s:.1f} are agreed"
+        )  # fmt: skip
     short = f"{load.name}: {held.per_s:.1f} events a second, {held.floor_per_s:.1f} are promised"
     if held.kept:
         return held, "", ""

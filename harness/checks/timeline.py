@@ -124,6 +124,7 @@ class Delivered:
 
     per_s: float
     floor_per_s: float  # the promise
+    ceiling_per_s: float  # the limit
     windows: tuple[int, ...]  # events in each window
     supplied_per_s: float  # what windows without a silence say: see `delivered`
 
@@ -141,14 +142,14 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
 
     A limiter that counts in windows ("xadd") refuses at most CPUs-1 too many in each: of the calls
     that add and then load, those in flight when the window fills. So each window holds burst-(CPUs-1)
-    events or more, and so does their mean. No tolerance: the bound is the design's.
+    events or more and burst at most, and so does their mean. No tolerance: these are the design's.
 
     Any other is held to a bucket's promise: limit * T - 1 events in T seconds that begin and end with
     the bucket empty. With two times the limit offered it fills only while the generator pauses (the
     scheduler's turn of another thread, a stall of the emulated machine), and what it has saved
     follows at once. So one of four ends is asked, a window apart, of which the best decides, and a
     pause of 2 % of T is allowed at it. What a pause before the span has saved comes on top: it may
-    hide a shortage, never make one.
+    hide a shortage, never make one; with it, no more than limit * T + burst come.
 
     A machine that stood still for a window or more has offered nothing, and nothing says so but the
     silence itself. `supplied_per_s` leaves silences out: for windows their median, which stays the
@@ -162,8 +163,11 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
         floor = max(0, promise.burst - (promise.cpus - 1)) * NS_PER_S / width
         per_s = sum(held) / len(held) * NS_PER_S / width
         supplied = statistics.median(held) * NS_PER_S / width
-        return Delivered(per_s=per_s, floor_per_s=floor, windows=held, supplied_per_s=supplied)
-    ends = range(max(1, len(held) - _ENDS + 1), len(held) + 1)
+        return Delivered(
+            per_s=per_s, floor_per_s=floor, ceiling_per_s=promise.burst * NS_PER_S / width,
+            windows=held, supplied_per_s=supplied,
+        )  # fmt: skip
+    ends = range(max(len(held) // 2 + 1, len(held) - _ENDS + 1), len(held) + 1)
     best = max(ends, key=lambda end: (sum(held[:end]) + 1) / end)
     seconds = best * width / NS_PER_S
     inside = [at for at in sorted_ns if span.start_ns <= at < span.start_ns + best * width]
@@ -172,7 +176,8 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
     silent_s = sum(max(0, gap - width) for gap in gaps) / NS_PER_S
     floor = limit * (1 - _PAUSE) - 1 / seconds
     return Delivered(
-        per_s=len(inside) / seconds, floor_per_s=floor, windows=held,
+        per_s=len(inside) / seconds, floor_per_s=floor,
+        ceiling_per_s=limit + (promise.burst + 1) / seconds, windows=held,
         supplied_per_s=len(inside) / (seconds - silent_s) if seconds > silent_s else 0.0,
     )  # fmt: skip
 
