@@ -32,15 +32,13 @@ is found by its id, whatever its size), and kernel memory no more than 2 MiB (0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness import objcheck
-from harness.checks import footprint, observer
+from harness.checks import footprint, growth, observer
 from harness.checks.context import OBJCHECK, Check, Context, Need
-from harness.checks.footprint import Line, Sample
+from harness.checks.growth import Measured
 from harness.checks.observer import Events, Observed
 from harness.errors import HarnessError
-from harness.objcheck import HeldMap, IdsAnswer
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
 _TIMEOUT_S = 900.0  # 25 s on an idle machine
@@ -48,20 +46,13 @@ _STAGES = 20
 _STAGES_MAX = 60  # what finds no room in the buffer is sent again
 _MORE_PERCENT = 101  # of the events are sent at first: a few are lost where CPUs meet in a limiter
 _WARM_UP_EVENTS = 2000
-_TOO_FEW = 17  # points of a line
-_ERRORS = 5.0  # standard errors
-_PER_EVENT_BYTES = 2.0
-_MIB = 1 << 20
-_LEFT_BYTES = 2 * _MIB
 _PATIENCE_S = 5  # until the kernel has freed what was deferred
-_ELEMENTS_SHARE = 1e-3  # of the events
-_RING_BYTES = 4 * _MIB  # 0.2 s of events: a consumer that waits for its CPU still keeps up
+_RING_BYTES = 4 << 20  # 0.2 s of events: a consumer that waits for its CPU still keeps up
 # Nothing is dropped, but sampler and limiter do their work on every event.
 _SETTINGS = {
     "sample_n": 2, "sample_threshold": 4_000_000_000,
     "rate_limit": 100_000_000, "rate_burst": 10_000_000,
 }  # fmt: skip
-_EVICTS = ("lru_hash", "lru_percpu_hash")  # full by design
 # $1: datagrams a stage; $2: stages at least; $3: stages at most; $4: events wanted, 0 without
 # observer. The loader's counters tell how many events there were.
 _TRAFFIC = r"""
@@ -128,89 +119,67 @@ sample
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """All readings of a run: what `judge` needs."""
-
-    events: int  # wanted
-    received: int
-    empty: tuple[Sample, ...]  # the sends without an observer
-    run: tuple[Sample, ...]  # with one
-    start: tuple[HeldMap, ...]  # maps, before the events
-    end: tuple[HeldMap, ...]
-    before: Sample  # at rest, before the load
-    after: Sample  # at rest, after the unload
-    known: IdsAnswer  # what the kernel held before
-    left: IdsAnswer  # after
-
-    @property
-    def allowed(self) -> float:
-        """Bytes that memory may grow by while the events pass."""
-        return max(_PER_EVENT_BYTES * self.events, float(_MIB))
-
-    @property
-    def stayed(self) -> int:
-        """Bytes of kernel memory that were not in use before."""
-        return self.after.kernel - self.before.kernel
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Growth:
-    """By how many bytes memory grows over all events."""
-
-    what: str
-    bytes: float
-    error: float  # standard error of it
-
-    @property
-    def least(self) -> float:
-        """What it grows by at least."""
-        return self.bytes - _ERRORS * self.error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    verdict: Verdict
-    summary: str
-    remedy: str
-    growths: tuple[Growth, ...]  # loader, kernel, the empty run
-
-
 def _ask(context: Context) -> CheckResult:
+    known = _run(context, ["/bin/sh", "-c", f"exec {OBJCHECK} ids"])
+    first = _loaded_once(context, known)
+    if first is not None:
+        return first
     traffic = context.subject.manifest.traffic
     events = traffic.leak_events if traffic else 0
     stage = str(-(-events * _MORE_PERCENT // (100 * _STAGES)))
-    known = _run(context, ["/bin/sh", "-c", f"exec {OBJCHECK} ids"])
-    # What the first load of a guest leaves in the kernel's caches is no leak.
-    warm_up = observer.observe(
-        context,
-        [context.driver, "flood", "--count", str(_WARM_UP_EVENTS), "--unroutable"],
-        name="leak-warm-up", settings=_SETTINGS, events=Events.NONE, timeout_s=_TIMEOUT_S,
-    )  # fmt: skip
-    _run(context, _words(context, _AFTER, _totals(known)))
     empty = _run(context, _words(context, _EMPTY, stage, str(_STAGES), str(_STAGES), "0"))
     seen = observer.observe(
         context,
         _words(context, _OBSERVED, stage, str(_STAGES), str(_STAGES_MAX), str(events),
-               str(_elements_allowed(events))),
+               str(growth.elements_allowed(events))),
         name="leak", settings=_SETTINGS, options=("--ring-bytes", str(_RING_BYTES)),
         events=Events.NONE, timeout_s=_TIMEOUT_S,
     )  # fmt: skip
-    for each in (warm_up, seen):
-        if not each.lived:
-            return observer.failed(CHECK.name, each)
-        observer.require_command(each, "send driver")
-    after = _run(context, _words(context, _AFTER, _totals(known)))
+    if not seen.lived:
+        return observer.failed(CHECK.name, seen)
+    observer.require_command(seen, "send driver")
+    after = _unloaded(context, known)
     measured = read(events, known, empty, seen, after)
     for _ in range(_PATIENCE_S):
-        if measured.stayed <= _LEFT_BYTES:
+        if measured.stayed <= growth.LEFT_BYTES or measured.stays:
             break
         context.guest.run(["/bin/sleep", "1"], timeout_s=_TIMEOUT_S)
-        after = _run(context, _words(context, _AFTER, _totals(known)))
+        after = _unloaded(context, known)
         measured = read(events, known, empty, seen, after)
-    text = f"# empty run\n{empty}\n# observed\n{seen.command_output}\n# after\n{after}"
+    parts = {"known": known, "empty": empty, "observed": seen.command_output, "after": after}
+    text = "".join(f"# {name}\n{part}" for name, part in parts.items())
     kept = context.keep("readings", "leak.txt", text.encode())
     return _result(measured, observer.wrong_with(seen), (kept, *seen.evidence))
+
+
+def _loaded_once(context: Context, known: str) -> CheckResult | None:
+    """What a guest's first load leaves in the kernel's caches is no leak; what has an id is one.
+
+    None: go on. Else the verdict: one load was enough, and would disturb all further readings.
+    """
+    seen = observer.observe(
+        context,
+        [context.driver, "flood", "--count", str(_WARM_UP_EVENTS), "--unroutable"],
+        name="leak-warm-up", settings=_SETTINGS, events=Events.NONE, timeout_s=_TIMEOUT_S,
+    )  # fmt: skip
+    if not seen.lived:
+        return observer.failed(CHECK.name, seen)
+    observer.require_command(seen, "send driver")
+    after = _unloaded(context, known)
+    stays = left_behind(known, after)
+    if not stays:
+        return None
+    return CheckResult(
+        check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.LIMIT_EXCEEDED, summary=stays,
+        remedy="close what holds them: a pin, a process that inherited them",
+        evidence=(context.keep("ids", "leak-ids.txt", after.encode()), *seen.evidence),
+    )  # fmt: skip
+
+
+def _unloaded(context: Context, known: str) -> str:
+    """Readings when the kernel holds what it held before, or after 10 s."""
+    totals = next((line for line in known.splitlines() if '"type":"ids"' in line), "")
+    return _run(context, _words(context, _AFTER, totals))
 
 
 def read(events: int, known: str, empty: str, seen: Observed, after: str) -> Measured:
@@ -225,143 +194,47 @@ def read(events: int, known: str, empty: str, seen: Observed, after: str) -> Mea
         events=events, received=seen.stats.received if seen.stats else 0,
         empty=tuple(samples[:-1]), run=tuple(footprint.read_samples(run)),
         start=objcheck.parse_maps(start), end=objcheck.parse_maps(end),
-        before=samples[-1], after=settled[-1],
-        known=objcheck.parse_ids(known), left=objcheck.parse_ids(after.rpartition("\n@\n")[2]),
+        before=samples[-1], after=settled[-1], stays=left_behind(known, after),
     )  # fmt: skip
 
 
-def judge(measured: Measured) -> Judgement:
-    """The verdict on the readings; see the module."""
-    m = measured
-    growths = (
-        _growth("the loader", [(s.submitted, s.resident) for s in m.run]),
-        _growth("the kernel", [(s.submitted, s.kernel) for s in m.run]),
-        _growth("the empty run", [(s.attempts, s.kernel) for s in m.empty]),
-    )
-    loader, kernel, empty = growths
-    wrong = [*_left(m), *_maps_grown(m)]
-    if loader is not None and loader.least > m.allowed:
-        wrong.append(f"the loader's memory grows by {_per_event(loader, m)}")
-    floor = max(0.0, empty.bytes) if empty is not None else 0.0
-    if kernel is not None and kernel.least > m.allowed + floor:
-        wrong.append(f"the kernel's memory grows by {_per_event(kernel, m)}")
-    if m.stayed > _LEFT_BYTES:
-        wrong.append(f"{m.stayed / _MIB:.1f} MiB of kernel memory stay after the unload")
-    measurable = tuple(growth for growth in growths if growth is not None)
-    if wrong:
-        return Judgement(
-            verdict=Verdict.FAIL, summary="; ".join(wrong), growths=measurable,
-            remedy="the samples say when it grows: free, delete or bound what each event makes",
-        )  # fmt: skip
-    doubt = _doubt(m, measurable, floor)
-    return Judgement(
-        verdict=Verdict.UNKNOWN if doubt else Verdict.PASS, summary=doubt, growths=measurable,
-        remedy="run it again on a machine with less to do" if doubt else "",
-    )  # fmt: skip
-
-
-def _doubt(m: Measured, growths: Sequence[Growth], floor: float) -> str:
-    """Why the readings do not show that nothing leaks, "" when they do."""
-    if m.received < m.events:
-        return f"only {m.received:,} of {m.events:,} events came through"
-    if len(growths) < 3:
-        return f"fewer than {_TOO_FEW} samples: too few for a line"
-    if floor > m.allowed:
-        return f"the guest's own memory grows by {floor / _MIB:.1f} MiB without an observer"
-    for growth in growths:
-        if _ERRORS * growth.error > m.allowed:
-            scatter = _ERRORS * growth.error / _MIB
-            return f"the memory of {growth.what} varies by {scatter:.1f} MiB: nothing can be told"
-    return ""
-
-
-def _left(m: Measured) -> list[str]:
-    """What is there now and was not before."""
-    known = {(each.kind, each.id) for each in m.known.objects}
-    new = [each for each in m.left.objects if (each.kind, each.id) not in known]
+def left_behind(known: str, after: str) -> str:
+    """What objcheck's ids name at the end of `after` and not in `known`, in words."""
+    held = {(each.kind, each.id) for each in objcheck.parse_ids(known).objects}
+    now = objcheck.parse_ids(after.rpartition("\n@\n")[2])
+    new = [each for each in now.objects if (each.kind, each.id) not in held]
     if not new:
-        return []
+        return ""
     names = ", ".join(f"{each.kind} {each.name or each.of or each.id}" for each in new[:5])
-    return [f"{len(new)} BPF objects are left after the unload: {names}"]
-
-
-def _maps_grown(m: Measured) -> list[str]:
-    wrong: list[str] = []
-    was = {held.id: held for held in m.start}
-    for held in m.end:
-        old = was.get(held.id)
-        if old is None:
-            wrong.append(f"map {held.name} was made while the events passed")
-            continue
-        more = (held.elements or 0) - (old.elements or 0)
-        full = more > 0 and held.elements == held.max_entries
-        if held.of not in _EVICTS and (full or more >= _elements_allowed(m.events)):
-            count = f"{more:,} or more" if held.more else f"{more:,}"
-            wrong.append(
-                f"map {held.name} has {count} elements more after {m.received:,} events"
-                + (f" and is full ({held.max_entries:,})" if full else "")
-            )
-        took = (held.memlock_bytes or 0) - (old.memlock_bytes or 0)
-        if took > m.allowed:
-            wrong.append(f"map {held.name} takes {took / _MIB:.1f} MiB more")
-    return wrong
-
-
-def _growth(what: str, read: Sequence[tuple[int | None, int | None]]) -> Growth | None:
-    """Along the events (or sends); None: too few points."""
-    whole = [(x, y) for x, y in read if x is not None and y is not None]
-    last = max((x for x, _ in whole), default=0)
-    points = [(float(x), float(y)) for x, y in whole if x >= 0.1 * last]
-    if len({x for x, _ in points}) < _TOO_FEW:
-        return None
-    line: Line = footprint.fit(points)
-    return Growth(what=what, bytes=line.slope * last, error=line.error * last)
-
-
-def _per_event(growth: Growth, m: Measured) -> str:
-    each, error = growth.bytes / m.received, _ERRORS * growth.error / m.received
-    return f"{each:.1f} ± {error:.1f} bytes an event ({growth.bytes / _MIB:.1f} MiB)"
-
-
-def _elements_allowed(events: int) -> int:
-    return max(1, int(events * _ELEMENTS_SHARE))
+    return f"{len(new)} BPF objects are left after the unload: {names}"
 
 
 def _result(m: Measured, wrong: str, evidence: tuple[Evidence, ...]) -> CheckResult:
-    said = judge(m)
+    said = growth.judge(m)
     figures = [
-        Figure(name=f"growth of {growth.what} per event", value=growth.bytes / m.events, unit="B",
+        Figure(name=f"growth of {each.what} per event", value=each.bytes / m.events, unit="B",
                limit=m.allowed / m.events)
-        for growth in said.growths
+        for each in said.growths
     ]  # fmt: skip
     figures += [
         Figure(
-            name="kernel memory left", value=float(m.stayed), unit="B", limit=float(_LEFT_BYTES)
+            name="kernel memory left",
+            value=float(m.stayed),
+            unit="B",
+            limit=float(growth.LEFT_BYTES),
         ),
         Figure(name="events received", value=float(m.received), unit="1"),
     ]
-    table = Evidence(title="memory by events", text=samples_table(m.run))
+    table = Evidence(title="memory by events", text=growth.samples_table(m.run))
     verdict = Verdict.FAIL if wrong else said.verdict
-    cause = {Verdict.FAIL: Cause.BEHAVIOUR, Verdict.UNKNOWN: Cause.INFRA}.get(verdict, Cause.NONE)
+    cause = {Verdict.FAIL: Cause.LIMIT_EXCEEDED, Verdict.UNKNOWN: Cause.INFRA}.get(
+        verdict, Cause.NONE
+    )
     return CheckResult(
-        check=CHECK.name, verdict=verdict, cause=cause, summary=wrong or said.summary,
-        remedy=said.remedy, figures=tuple(figures), evidence=(table, *evidence),
+        check=CHECK.name, verdict=verdict, cause=Cause.BEHAVIOUR if wrong else cause,
+        summary=wrong or said.summary,
+        remedy="compare the observer's totals with its lines" if wrong else said.remedy, figures=tuple(figures), evidence=(table, *evidence),
     )  # fmt: skip
-
-
-def samples_table(samples: Sequence[Sample]) -> str:
-    """The samples for a person: a line each."""
-    lines = ["   events   loader KiB   kernel KiB     slab KiB  per-CPU KiB"]
-    lines += [
-        f"{s.submitted or 0:9,} {(s.resident or 0) // 1024:12,} {s.kernel // 1024:12,} "
-        f"{s.slab // 1024:12,} {s.percpu // 1024:12,}"
-        for s in samples
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _totals(ids: str) -> str:
-    return next((line for line in ids.splitlines() if '"type":"ids"' in line), "")
 
 
 def _words(context: Context, script: str, *words: str) -> list[str]:
@@ -380,5 +253,5 @@ def _run(context: Context, argv: Sequence[str]) -> str:
 
 CHECK = Check(
     name="leak", question="Does nothing grow with the events, and is nothing left after the unload?",
-    ask=_ask, estimate_s=22.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
+    ask=_ask, estimate_s=22.0, needs=(Need.OBJECT, Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
 )  # fmt: skip

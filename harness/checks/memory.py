@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from harness import objcheck
 from harness.checks import footprint, observer
-from harness.checks.context import OBJCHECK, Check, Context
+from harness.checks.context import OBJCHECK, Check, Context, Need
 from harness.checks.observer import Events
 from harness.errors import HarnessError
 from harness.objcheck import HeldMap
@@ -165,5 +165,5 @@ def _figures(taken: Taken, limit_mib: float) -> tuple[Figure, ...]:
 
 CHECK = Check(
     name="memory", question="Do loader and maps stay below the memory limit?",
-    ask=_ask, estimate_s=2.0, thorough=True,
+    ask=_ask, estimate_s=2.0, needs=(Need.OBJECT,), thorough=True,
 )  # fmt: skip
