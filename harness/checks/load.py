@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.checks import loaded
 from harness.checks.context import Check, Context, Need
-from harness.checks.loaded import REMEDY, UNKNOWN_CAUSES, cause_of
+from harness.checks.loaded import REMEDY, UNKNOWN_CAUSES, Loaded, cause_of
 from harness.objcheck import ProgramAnswer, TogetherAnswer
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
 
 def _ask(context: Context) -> CheckResult:
     found = loaded.ask(context)
+    return replace(_judged(context, found), programs=loaded.facts_of(context, found.answer))
+
+
+def _judged(context: Context, found: Loaded) -> CheckResult:
     programs, kept = found.answer.programs, found.kept
     accepted = [program for program in programs if program.ok]
     figures = (Figure(name="programs accepted", value=float(len(accepted)), unit="1"),)

@@ -178,6 +178,7 @@ def test_the_object_is_loaded_once_for_both_checks(
 
     assert (found.verdict, accepted.verdict) == (Verdict.PASS, Verdict.PASS)
     assert (found.figures[0].value, accepted.figures[0].value) == (145, 1)
+    assert found.programs == accepted.programs
     assert (tmp_path / "asked").read_text().count("\n") == 1
 
 
