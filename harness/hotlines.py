@@ -95,7 +95,7 @@ def coverage(hot: HotProgram) -> str:
     """How much of the verifier's work was counted, in words."""
     processed = hot.stats.processed if hot.stats else None
     if processed is None:
-        return "the kernel printed no figures" if hot.ok else f"refused: {hot.reason}"
+        return "the kernel printed no figures" if hot.ok else f"not verified: {hot.reason}"
     if hot.whole:
         return f"all {processed:,} processed instructions counted"
     why = f"the trace did not fit into {hot.log_bytes:,} bytes" if hot.truncated else "they differ"

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import hotlines
+from harness import hotlines, job
 from harness.btf import BpfObject
+from harness.cache import Cache
+from harness.checks import hotlines as hotlines_check
 from harness.objcheck import HotProgram, VerifierStats, parse_hot
 from harness.objcheck_answers import Reason
 
+_WORDS = ("", "all", "hot-lines", "all,hot-lines")
 _SOURCES = Path(__file__).parent / "src"
 
 
@@ -101,7 +104,7 @@ def test_the_table_says_how_much_was_counted(hot_object: BpfObject) -> None:
         "3 of 1,000 processed instructions counted: the trace did not fit into 1,000 bytes"
     )
     assert hotlines.coverage(differs).endswith("they differ")
-    assert hotlines.coverage(refused) == "refused: permission"
+    assert hotlines.coverage(refused) == "not verified: permission"
 
 
 def test_many_lines_end_in_one_that_adds_up_the_rest(hot_object: BpfObject) -> None:
@@ -125,3 +128,18 @@ def test_the_guest_s_answer_is_read_whole() -> None:
 
     assert hot.by_insn == {0: 1, 8: 3}
     assert hot.whole
+
+
+def test_it_is_asked_by_name_alone(tmp_path: Path) -> None:
+    """It judges nothing, and a full trace is not what everybody waits for."""
+    cache = Cache(root=tmp_path)
+
+    asked = {words: job.request(cache=cache, check_names=words).checks for words in _WORDS}
+
+    assert [hotlines_check.CHECK in checks for checks in asked.values()] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert len(asked["all,hot-lines"]) == len(asked["all"]) + 1
