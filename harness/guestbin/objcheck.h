@@ -149,6 +149,10 @@ void try_optional(const struct options *o, struct log_buf log);
 void together_line(const struct options *o, const struct attempt *a, struct log_buf log);
 int cmd_load(int argc, char **argv);
 
+/* ---- refusal.c ---- */
+char *named_in_warnings(const char *kind, const char *what);	/* to be freed, or NULL */
+void classify(struct attempt *a, const char *log);	/* of a load that failed */
+
 /* ---- attach.c: run time statistics ---- */
 struct run_stats {
 	int fd;			/* of BPF_ENABLE_STATS (since v5.8), or -1 */
