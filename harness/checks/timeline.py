@@ -170,16 +170,22 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
     ends = range(max(len(held) // 2 + 1, len(held) - _ENDS + 1), len(held) + 1)
     best = max(ends, key=lambda end: (sum(held[:end]) + 1) / end)
     seconds = best * width / NS_PER_S
-    inside = [at for at in sorted_ns if span.start_ns <= at < span.start_ns + best * width]
-    edges = [span.start_ns, *inside, span.start_ns + best * width]
-    gaps = [after - before for before, after in pairwise(edges)]
-    silent_s = sum(max(0, gap - width) for gap in gaps) / NS_PER_S
-    floor = limit * (1 - _PAUSE) - 1 / seconds
     return Delivered(
-        per_s=len(inside) / seconds, floor_per_s=floor,
+        per_s=sum(held[:best]) / seconds, floor_per_s=limit * (1 - _PAUSE) - 1 / seconds,
         ceiling_per_s=limit + (promise.burst + 1) / seconds, windows=held,
-        supplied_per_s=len(inside) / (seconds - silent_s) if seconds > silent_s else 0.0,
+        supplied_per_s=max(
+            _without_silences(sorted_ns, span.start_ns, span.start_ns + end * width, width)
+            for end in ends
+        ),
     )  # fmt: skip
+
+
+def _without_silences(sorted_ns: Sequence[int], start_ns: int, end_ns: int, saved_ns: int) -> float:
+    """Events a second of the time that is left when silences count for `saved_ns` at most."""
+    inside = sorted_ns[bisect_left(sorted_ns, start_ns) : bisect_left(sorted_ns, end_ns)]
+    gaps = [after - before for before, after in pairwise([start_ns, *inside, end_ns])]
+    left_ns = sum(min(gap, saved_ns) for gap in gaps)
+    return len(inside) * NS_PER_S / left_ns
 
 
 def timeline(

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events as limiters of a known kind let them pass: time stamps in ns, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.checks.timeline import NS_PER_S, Span
+
+WINDOW_NS = NS_PER_S // 10
+_EVERY_NS = 50_000  # a datagram is offered so often
+
+
+def even(span: Span, per_s: float) -> list[int]:
+    """Events at even distances."""
+    count = int(span.seconds * per_s)
+    return [span.start_ns + int(i * NS_PER_S / per_s) for i in range(count)]
+
+
+def windows(span: Span, held: Sequence[int]) -> list[int]:
+    """So many events in each window of 100 ms, close together at its beginning."""
+    return [
+        span.start_ns + number * WINDOW_NS + i * _EVERY_NS
+        for number, count in enumerate(held) for i in range(count)
+    ]  # fmt: skip
+
+
+def _offered(span: Span, pauses: Sequence[Span]) -> list[int]:
+    return [
+        at for at in range(span.start_ns, span.end_ns, _EVERY_NS)
+        if not any(pause.start_ns <= at < pause.end_ns for pause in pauses)
+    ]  # fmt: skip
+
+
+def windowed(span: Span, *, pauses: Sequence[Span] = (), burst: int = 100) -> list[int]:
+    """At most `burst` in each window of 100 ms, whenever 20,000 a second are offered."""
+    found: list[int] = []
+    used: dict[int, int] = {}
+    for at in _offered(span, pauses):
+        number = at // WINDOW_NS
+        if used.get(number, 0) < burst:
+            used[number] = used.get(number, 0) + 1
+            found.append(at)
+    return found
+
+
+def bucket(
+    span: Span, *, pauses: Sequence[Span] = (), limit: int = 1000, burst: int = 100
+) -> list[int]:
+    """A generic cell rate limiter, full of load since long before the span begins."""
+    found: list[int] = []
+    interval = NS_PER_S // limit
+    arrival = span.start_ns + interval * (burst - 1)
+    for at in _offered(span, pauses):
+        following = max(arrival, at) + interval
+        if following <= at + interval * burst:
+            arrival = following
+            found.append(at)
+    return found
