@@ -95,6 +95,7 @@ step() {
 }
 stats=/proc/sys/kernel/bpf_stats_enabled
 legs "$1" $2 $3
+trap 'echo 0 >$stats' EXIT
 echo 1 >$stats || exit 43
 echo '{"type":"step","what":"start"}'
 objcheck runs || exit 42
@@ -314,9 +315,9 @@ def share_of(measured: Measured, terms: Terms) -> Interval:
         ns = yardstick.on_hardware(unit.count_in(body, traps), terms.machine)
     else:
         ns = Interval(
-            low=body.low + traps * max(0.0, unit.cost.low),
-            mid=body.mid + traps * max(0.0, unit.cost.mid),
-            high=body.high + traps * max(0.0, unit.cost.high),
+            low=body.low + traps * unit.cost.low,
+            mid=body.mid + traps * unit.cost.mid,
+            high=body.high + traps * unit.cost.high,
         )
     return ns.times(terms.offered_per_s / _NS / terms.cpus)
 
@@ -361,10 +362,11 @@ def _cannot_tell(measured: Measured, terms: Terms) -> str:
     silent = sum(1 for one in (*measured.load, *measured.other) if not one.runs)
     if silent:
         return f"no program of the subject was counted in {silent} slices of the load"
-    if measured.unit.cost.low <= 0:
+    unit = measured.unit.divisor
+    if unit.low <= 0:
         return (
-            f"an empty kprobe costs {measured.unit.cost.low:,.0f} to "
-            f"{measured.unit.cost.high:,.0f} ns here: the machine is too busy to measure by it"
+            f"an empty kprobe costs {unit.low:,.0f} to {unit.high:,.0f} ns here: the machine is too "
+            "busy to measure by it"
         )
     return ""
 
@@ -419,7 +421,9 @@ def _account(measured: Measured, terms: Terms) -> str:
         f"a program's body: {_ns(body)} a DNS datagram (statistics, clock taken off; "
         f"{len(bodies)} slices: {', '.join(f'{value:,.0f}' for value in bodies)}); the trap is not "
         "in it and is added, as an empty kprobe",
-        f"together: {units.low:.1f} to {units.high:.1f} empty kprobes",
+        f"its share alone, as measured: "
+        f"{_percent(body.mid * terms.offered_per_s / _NS / terms.cpus)} of {terms.cpus} CPUs",
+        f"with the trap: {units.low:.1f} to {units.high:.1f} empty kprobes",
         f"reached: {statistics.median(one.per_s for one in measured.load):,.0f} a second",
         f"throughput of a flood with the subject, over without: DNS {_ratio(measured.ratio)}, "
         f"other UDP {_ratio(measured.other_ratio)} ({_PAIRS} pairs, ABBA, t-interval of the "

@@ -63,9 +63,8 @@ def interval(values: Sequence[float]) -> Interval:
 class Unit:
     """An empty kprobe in one guest, in ns."""
 
-    cost: (
-        Interval  # trap and run; as it divides, the ends are the other way round than `interval`'s
-    )
+    cost: Interval  # trap and run
+    divisor: Interval  # the same, where it divides: the safe end is the greatest, not the least
     clock_ns: float  # what the kernel's own statistics measure of a run that does nothing
 
     def count_in(self, ns: Interval, traps: float) -> Interval:
@@ -73,11 +72,11 @@ class Unit:
 
         Opposite ends meet, so that their risks add up. Without end where the unit may be nothing.
         """
-        cost = self.cost
+        unit = self.divisor
         return Interval(
-            low=traps + ns.low / cost.high if cost.high > 0 else 0.0,
-            mid=traps + ns.mid / cost.mid if cost.mid > 0 else math.inf,
-            high=traps + ns.high / cost.low if cost.low > 0 else math.inf,
+            low=traps + ns.low / unit.high if unit.high > 0 else 0.0,
+            mid=traps + ns.mid / unit.mid if unit.mid > 0 else math.inf,
+            high=traps + ns.high / unit.low if unit.low > 0 else math.inf,
         )
 
 
@@ -146,8 +145,8 @@ def read_unit(answers: Sequence[str]) -> Unit:
             raise HarnessError("objcheck kprobe: the empty program did not run")
         clocks.append(runs[0].run_time_ns / runs[0].run_cnt)
     negated = interval([-value for value in differences])
-    cost = Interval(low=-negated.high, mid=-negated.mid, high=-negated.low)
-    return Unit(cost=cost, clock_ns=min(clocks))
+    divisor = Interval(low=-negated.high, mid=-negated.mid, high=-negated.low)
+    return Unit(cost=interval(differences), divisor=divisor, clock_ns=min(clocks))
 
 
 def read_runs(lines: Sequence[tuple[str, bytes]]) -> Mapping[int, Run]:

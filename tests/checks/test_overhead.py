@@ -72,7 +72,8 @@ def test_unit_is_what_an_empty_kprobe_adds() -> None:
 
     unit = yardstick.read_unit([_answer(pairs[:9]), _answer(pairs[9:])])
 
-    assert unit.cost == Interval(low=604.0, mid=607.5, high=615.0)
+    assert unit.cost == Interval(low=600.0, mid=607.5, high=611.0)
+    assert unit.divisor == Interval(low=604.0, mid=607.5, high=615.0)
     assert unit.clock_ns == 120.0
 
 
@@ -98,7 +99,8 @@ def test_answer_that_is_none_raises(answer: str, message: str) -> None:
 
 def test_unit_that_may_be_nothing_gives_no_upper_end() -> None:
     """A host so busy that the difference drowns must not make a subject cheap."""
-    unit = Unit(cost=Interval(low=-5.0, mid=0.0, high=0.0), clock_ns=0.0)
+    nothing = Interval(low=-5.0, mid=0.0, high=0.0)
+    unit = Unit(cost=nothing, divisor=nothing, clock_ns=0.0)
 
     count = unit.count_in(Interval(low=1.0, mid=2.0, high=3.0), 1.0)
 
@@ -205,6 +207,12 @@ def test_flood_without_its_pair_is_refused() -> None:
 
 # ---- verdicts ----
 
+
+def _unit(low: float, mid: float, high: float) -> Unit:
+    cost = Interval(low=low, mid=mid, high=high)
+    return Unit(cost=cost, divisor=cost, clock_ns=100)
+
+
 _EVEN = Interval(low=0.9, mid=1.0, high=1.1)
 
 
@@ -214,7 +222,7 @@ def _measured(body_ns: float, *, per_s: float = 10_000, runs: int = 1000) -> Mea
         attempts=1000, duration_s=1000 / per_s, runs=runs, run_time_ns=round(1000 * (body_ns + 100))
     )
     return Measured(
-        unit=Unit(cost=Interval(low=500, mid=500, high=500), clock_ns=100), load=(load,) * SAMPLES,
+        unit=_unit(500, 500, 500), load=(load,) * SAMPLES,
         other=(replace(load, run_time_ns=600_000),), paced=(load,), ratio=_EVEN, other_ratio=_EVEN,
     )  # fmt: skip
 
@@ -287,7 +295,7 @@ def test_datagram_that_enters_two_hooks_pays_two_traps() -> None:
         (
             replace(
                 _measured(10),
-                unit=Unit(cost=Interval(low=-3, mid=10, high=20), clock_ns=100),
+                unit=_unit(-3, 10, 20),
             ),
             "too busy to measure",
         ),
