@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "objcheck.h"
 

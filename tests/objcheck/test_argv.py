@@ -9,6 +9,7 @@ from harness.objcheck import (
     Value,
     attach_argv,
     features_argv,
+    hot_argv,
     ids_argv,
     load_argv,
     maps_argv,
@@ -40,6 +41,7 @@ def test_every_option_has_its_word() -> None:
         "--set", "n=1", "--log-level", "6", "--log-dir", "/l", "--log-size", "128",
         "--load-timeout", "30", "--tail", "7", "/o",
     ]  # fmt: skip
+    assert hot_argv("/o", Options(btf="/b")) == ["objcheck", "hot", "--btf", "/b", "/o"]
     assert relos_argv("/o", Options(btf="/b")) == ["objcheck", "dump-relos", "--btf", "/b", "/o"]
 
 

@@ -11,7 +11,16 @@ from elftools.elf.elffile import ELFFile
 
 from harness import process
 from harness.errors import HarnessError, UsageError
-from harness.objcheck import MapFix, Options, Value, load_argv, parse_features, parse_load
+from harness.objcheck import (
+    MapFix,
+    Options,
+    Value,
+    hot_argv,
+    load_argv,
+    parse_features,
+    parse_hot,
+    parse_load,
+)
 
 
 def _ask(objcheck: Path, argv: list[str]) -> tuple[int, str]:
@@ -40,6 +49,7 @@ def test_it_is_static(objcheck: Path) -> None:
         ["objcheck", "load", "--map", "x=hash:4:4", "a"],
         ["objcheck", "load", "--map", "x=hash:4:4:4:when=map:hash", "a"],
         ["objcheck", "features", "x"], ["objcheck", "ids", "x"],
+        ["objcheck", "hot"], ["objcheck", "hot", "--hold", "a"],
         ["objcheck", "maps", "x"],
     ],
     ids=" ".join,
@@ -122,6 +132,18 @@ def test_without_privilege_the_answer_is_still_an_answer(objcheck: Path, objects
     assert status == 0
     assert [program.name for program in answer.programs] == ["filter", "drop", "classify"]
     assert (answer.object.maps[0].max_entries, answer.object.maps[0].sized) == (1, True)
+
+
+def test_hot_has_a_line_for_each_program_whatever_the_kernel_says(
+    objcheck: Path, objects: Path
+) -> None:
+    """Nothing counted is an answer too: the whole is then not there to be believed."""
+    status, text = _ask(objcheck, hot_argv(str(objects / "hot.bpf.o")))
+    counted = parse_hot(text)
+
+    assert status == 0
+    assert [hot.name for hot in counted] == ["loops", "straight"]
+    assert all(hot.counted == sum(hot.by_insn.values()) for hot in counted)
 
 
 def test_features_answer_anywhere(objcheck: Path) -> None:

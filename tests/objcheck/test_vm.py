@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from harness import hotlines
+from harness.btf import BpfObject
 from harness.guest import AgentGuest
 from harness.objcheck import (
     LoadAnswer,
@@ -13,10 +17,12 @@ from harness.objcheck import (
     Stage,
     attach_argv,
     features_argv,
+    hot_argv,
     ids_argv,
     load_argv,
     parse_attach,
     parse_features,
+    parse_hot,
     parse_ids,
     parse_load,
     parse_relos,
@@ -24,6 +30,7 @@ from harness.objcheck import (
 )
 from tests.objcheck.answers import recorded
 from tests.objcheck.conftest import GUEST_OBJECTS
+from tests.objcheck.test_hotlines import marked_line
 
 OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
 RECORDED = {"5.10": "5.10.223", "7.3": "7.3.4"}
@@ -109,6 +116,41 @@ def test_a_slow_verification_ends_at_its_deadline(guest: AgentGuest) -> None:
 
     assert answer.reason in (Reason.TIMEOUT, Reason.PROGRAM_TOO_COMPLEX)
     assert answer.load_us < 30_000_000 or answer.reason is Reason.PROGRAM_TOO_COMPLEX
+
+
+@pytest.mark.parametrize("name", ["hot", "chain", "multi"])
+def test_every_processed_instruction_is_counted(
+    guest: AgentGuest, objects: Path, name: str
+) -> None:
+    """The trace's form and libbpf's order of subprograms are as this kernel has them, exactly."""
+    counted = parse_hot(_ask(guest, hot_argv(_object(name))))
+
+    obj = BpfObject.from_file(objects / f"{name}.bpf.o")
+    assert [hot.name for hot in counted if hot.ok and not hot.whole] == []
+    for hot in counted:
+        assert hot.insns == len(hotlines.layout(obj, hot.name))
+
+
+def test_the_line_that_costs_most_is_on_top(guest: AgentGuest, objects: Path) -> None:
+    counted = {hot.name: hot for hot in parse_hot(_ask(guest, hot_argv(_object("hot"))))}
+
+    obj = BpfObject.from_file(objects / "hot.bpf.o")
+    lines = hotlines.hot_lines(obj, counted["loops"])
+    assert (lines[0].line, lines[0].function) == (marked_line(), "mix")
+    assert lines[0].processed > counted["loops"].counted * 0.5
+    assert sum(line.processed for line in lines) == counted["loops"].counted
+
+
+def test_a_trace_that_does_not_fit_is_counted_in_part_and_says_so(guest: AgentGuest) -> None:
+    """5.10 keeps its beginning, 7.3 its end; neither passes for the whole."""
+    options = Options(programs=("loops",), log_size=100_000)
+    (hot,) = parse_hot(_ask(guest, hot_argv(_object("hot"), options)))
+
+    assert hot.truncated
+    assert not hot.whole
+    assert hot.stats is not None
+    assert 0 < hot.counted < hot.stats.processed / 10
+    assert (0 in hot.by_insn) is (_series(guest) == "5.10")
 
 
 def test_a_kernel_without_btf_takes_a_file(guest: AgentGuest) -> None:
