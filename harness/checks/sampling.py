@@ -21,14 +21,14 @@ from harness.errors import HarnessError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 from harness.subject import Traffic
 
-_ALL = 2_000  # datagrams at 1 in 1
+_ALL = 1_000  # datagrams at 1 in 1
 _SAMPLED = 100_000  # with names of their own
-_ONE_NAME = 20_000
+_ONE_NAME = 10_000
 _SOCKETS = 16
 _RETRIES = 2
 _QUESTIONS_KEPT = 50  # with retries and answers, expected
 # Datagrams below and above the threshold. Fewer than a window may have are below it at any speed.
-_ABOVE = 10_000
+_ABOVE = 6_000
 _OFFERED = 20  # times the threshold
 _REACHED = 2  # times the threshold: less says nothing
 _RING_BYTES = 4 << 20  # some 20,000 events of this driver's questions
@@ -83,7 +83,7 @@ def _ask(context: Context) -> CheckResult:
         return share
     runs = [everything, share]
     if (threshold := traffic.sample_threshold) > 0:
-        few = f"--unroutable --count {max(threshold // 20, 1)} --rate {max(threshold // 4, 1)}"
+        few = f"--unroutable --count {max(threshold // 20, 1)} --rate {max(threshold // 2, 1)}"
         switched = _run(
             context, "sampling-threshold", {"sample_n": n, "sample_threshold": threshold},
             [f"{few} --label {run}e",
