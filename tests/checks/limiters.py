@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as limiters of a known kind let them pass: time stamps in ns, in order."""
+"""Events as limiters of a known kind let them pass, times in ns, and runs made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
+from harness.checks.observer import CLASSES, Events, Observed, Ready, Stats
 from harness.checks.timeline import NS_PER_S, Span
 
 WINDOW_NS = NS_PER_S // 10
@@ -57,3 +60,29 @@ def bucket(
             arrival = following
             found.append(at)
     return found
+
+
+def ready(**changes: object) -> Ready:
+    """An observer that is ready as it was asked to be."""
+    honest = Ready(buffer="ringbuf", limiter="xadd", sample_n=1, rate_limit=1000, rate_burst=100,
+                   max_events_any_second=1100)  # fmt: skip
+    return msgspec.structs.replace(honest, **changes)
+
+
+def stats(*, matched: int, submitted: int, **classes: int) -> Stats:
+    """Totals that add up; what was matched and is in no class named was rate_limited."""
+    counted = dict.fromkeys(CLASSES, 0) | {"submitted": submitted} | classes
+    counted["rate_limited"] += matched - sum(
+        counted[name] for name in ("sampled_out", "rate_limited", "ring_full", "submitted")
+    )
+    return msgspec.convert(counted | {"hits": sum(counted.values()), "received": submitted}, Stats)
+
+
+def seen(at: Sequence[int], *, matched: int, says: Ready | None = None, **classes: int) -> Observed:
+    """A run of an observer with events at these times."""
+    return Observed(
+        ready=says or ready(), events=tuple({"ts_ns": one} for one in at),
+        stats=stats(matched=matched, submitted=len(at), **classes), unreadable=(),
+        observer_status=0, observer_error="", command_status=0, command_output="",
+        command_error="", evidence=(), asked=Events.BRIEF,
+    )  # fmt: skip
