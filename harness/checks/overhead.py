@@ -11,8 +11,9 @@ settings, the subject's own loader. Three things are measured in one guest:
    an empty kprobe program costs on `udp_sendmsg` (`objcheck kprobe`, statistics off, the median
    call with and without it, SAMPLES times).
 2. The share of the machine: cost of a datagram × `offered_per_s` / CPUs, against `[limits]
-   cpu_share`. Reaching half of the offered load is enough, as the cost of one datagram is
-   measured; below that the answer is `unknown`.
+   cpu_share`. The high end is taken at the offered rate, the low one at the rate that was reached
+   if that was less: more load never costs less in all. Below half of the offered load the answer is
+   `unknown`, unless even so little costs more than is allowed.
 3. Throughput of a UDP flood with the subject over that without, in the order A B B A A B B A; its
    interval is Student's t on the logarithms of neighbours' ratios, 95 %. No limit: a report.
 
@@ -41,7 +42,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -319,29 +320,41 @@ def share_of(measured: Measured, terms: Terms) -> Interval:
             mid=body.mid + traps * unit.cost.mid,
             high=body.high + traps * unit.cost.high,
         )
-    return ns.times(terms.offered_per_s / _NS / terms.cpus)
+    share = ns.times(terms.offered_per_s / _NS / terms.cpus)
+    return replace(share, low=share.low * min(1.0, _reached(measured) / terms.offered_per_s))
+
+
+def _reached(measured: Measured) -> float:
+    """Datagrams a second, of the median slice."""
+    return statistics.median(one.per_s for one in measured.load)
 
 
 def judged(measured: Measured, terms: Terms, evidence: tuple[Evidence, ...] = ()) -> CheckResult:
     """The verdict on everything that was measured."""
-    trouble = _cannot_tell(measured, terms)
+    trouble = _cannot_tell(measured)
     if trouble:
         return CheckResult(
             check=CHECK.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, summary=trouble,
             remedy="measure on a machine with less to do, or with KVM", evidence=evidence,
         )  # fmt: skip
-    share = share_of(measured, terms)
+    share, reached = share_of(measured, terms), _reached(measured)
     words = (
         f"{_percent(share.low)} to {_percent(share.high)} of {terms.cpus} CPUs at "
         f"{terms.offered_per_s:,} a second, {_percent(terms.limit)} allowed"
     )
     if terms.emulated:
         words = f"estimated from emulation: {words}"
-    if share.high <= terms.limit:
-        verdict, cause, remedy = Verdict.PASS, Cause.NONE, ""
-    elif share.low > terms.limit:
+    if share.low > terms.limit:
         verdict, cause = Verdict.FAIL, Cause.LIMIT_EXCEEDED
         remedy = "decide earlier which datagrams matter: the port before anything is read"
+    elif reached < _REACHED * terms.offered_per_s:
+        verdict, cause = Verdict.UNKNOWN, Cause.INFRA
+        words = (
+            f"{reached:,.0f} datagrams a second were reached of {terms.offered_per_s:,}; {words}"
+        )
+        remedy = "measure on a machine with less to do, or with KVM"
+    elif share.high <= terms.limit:
+        verdict, cause, remedy = Verdict.PASS, Cause.NONE, ""
     else:
         verdict, cause = Verdict.UNKNOWN, Cause.INFRA
         remedy = "measure with KVM: an estimate from emulation cannot be narrower"
@@ -352,13 +365,7 @@ def judged(measured: Measured, terms: Terms, evidence: tuple[Evidence, ...] = ()
     )  # fmt: skip
 
 
-def _cannot_tell(measured: Measured, terms: Terms) -> str:
-    reached = statistics.median(one.per_s for one in measured.load)
-    if reached < _REACHED * terms.offered_per_s:
-        return (
-            f"{reached:,.0f} datagrams a second were reached of {terms.offered_per_s:,}: "
-            "too little to speak of that load"
-        )
+def _cannot_tell(measured: Measured) -> str:
     silent = sum(1 for one in (*measured.load, *measured.other) if not one.runs)
     if silent:
         return f"no program of the subject was counted in {silent} slices of the load"
@@ -424,7 +431,7 @@ def _account(measured: Measured, terms: Terms) -> str:
         f"its share alone, as measured: "
         f"{_percent(body.mid * terms.offered_per_s / _NS / terms.cpus)} of {terms.cpus} CPUs",
         f"with the trap: {units.low:.1f} to {units.high:.1f} empty kprobes",
-        f"reached: {statistics.median(one.per_s for one in measured.load):,.0f} a second",
+        f"reached: {_reached(measured):,.0f} a second",
         f"throughput of a flood with the subject, over without: DNS {_ratio(measured.ratio)}, "
         f"other UDP {_ratio(measured.other_ratio)} ({_PAIRS} pairs, ABBA, t-interval of the "
         "logarithms, 95 %)",

@@ -286,11 +286,29 @@ def test_datagram_that_enters_two_hooks_pays_two_traps() -> None:
     assert found["cost of a DNS datagram"] == pytest.approx(1_000)
 
 
+@pytest.mark.parametrize(
+    ("body_ns", "verdict"),
+    [
+        (10, Verdict.UNKNOWN),  # it cannot be told what 10,000 would cost
+        (7_400, Verdict.UNKNOWN),  # 7,900 ns × 4,900 are 1.94 % of two CPUs
+        (7_900, Verdict.FAIL),  # 8,400 ns × 4,900 are 2.06 %: too much already
+    ],
+)
+def test_load_that_was_not_reached_is_judged_by_what_was(body_ns: float, verdict: Verdict) -> None:
+    """Never green; a failure only when less than was asked for is too much."""
+    found = overhead.judged(_measured(body_ns, per_s=4_900), _HARDWARE)
+
+    assert found.verdict is verdict
+    if verdict is Verdict.UNKNOWN:
+        assert "4,900 datagrams a second were reached of 10,000" in found.summary
+        assert found.figures
+        assert found.remedy
+
+
 @pytest.mark.parametrize("terms", [_TERMS, _HARDWARE], ids=["emulated", "hardware"])
 @pytest.mark.parametrize(
     ("measured", "why"),
     [
-        (_measured(10, per_s=4_900), "4,900 datagrams a second were reached of 10,000"),
         (_measured(10, runs=0), "no program of the subject was counted"),
         (
             replace(
@@ -300,7 +318,7 @@ def test_datagram_that_enters_two_hooks_pays_two_traps() -> None:
             "too busy to measure",
         ),
     ],
-    ids=["load", "silent", "unit"],
+    ids=["silent", "unit"],
 )
 def test_what_was_not_measured_is_unknown(measured: Measured, why: str, terms: Terms) -> None:
     """Never green, and never a failure."""
@@ -379,7 +397,7 @@ def _with_limit(built: Built, cpu_share: float) -> Built:
 
 @pytest.fixture(scope="module")
 def slow(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The observer with a parser that is right and reads the clock 2,000 times."""
+    """The observer with a parser that is right and reads the clock 1,500 times."""
     origin = paths.default_manifest()
     copy = tmp_path_factory.mktemp("slow") / "bpf"
     shutil.copytree(origin.parent, copy, ignore=shutil.ignore_patterns("build", "*.o"))
@@ -409,10 +427,13 @@ def test_observer_is_below_its_limit_on_oldest_and_newest(
 def test_slow_program_and_low_limit_fail_on_oldest_and_newest(
     cache: Cache, oldest: KernelFiles, newest: KernelFiles, slow: Built, tmp_path: Path
 ) -> None:
-    """What costs too much fails, by its own doing or by a limit that nothing can keep."""
+    """What costs too much fails, by its own doing or by a limit that nothing can keep.
+
+    At 1 % a machine of two emulated CPUs can tell; one whose every CPU is busy is not far above 2 %.
+    """
     built = build.from_manifest(paths.default_manifest(), cache, lambda text: None)
 
-    dear = _said(_matrix(cache, (oldest, newest), slow, tmp_path / "slow"))
+    dear = _said(_matrix(cache, (oldest, newest), _with_limit(slow, 0.01), tmp_path / "slow"))
     strict = _said(_matrix(cache, (newest,), _with_limit(built, 1e-4), tmp_path / "strict"))
 
     assert len(dear) == 2
