@@ -57,8 +57,9 @@ def _nothing(programs: tuple[AttachedProgram, ...], figure: Figure, kept: Eviden
         return CheckResult(
             check=CHECK.name, verdict=Verdict.UNSUPPORTED, cause=Cause.ATTACH_FAILED,
             summary=f"none of its programs attaches here; all are excused: {', '.join(refused)}",
-            remedy="need a kernel that has what they attach to", figures=(figure,),
-            evidence=(kept,),
+            remedy="need a kernel that has what they attach to, or, if its loader chooses that, "
+            "run the loader: --command './LOADER …' --file LOADER",
+            figures=(figure,), evidence=(kept,),
         )  # fmt: skip
     return CheckResult(
         check=CHECK.name, verdict=Verdict.SKIPPED, cause=Cause.NOT_ASKED, figures=(figure,),

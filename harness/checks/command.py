@@ -40,7 +40,7 @@ km-command $1 $2 >{_DIR}/answer
 read after _ </proc/uptime
 echo $before $after >{_DIR}/times
 """
-_PLAIN = rf"rm -rf {_DIR}; mkdir -p {_DIR} /.kernel-matrix; cat >/.kernel-matrix/command || exit 3"
+_PLAIN = rf"rm -rf {_DIR}; mkdir -p {_DIR} {SUBJECT_DIR} /.kernel-matrix; cat >/.kernel-matrix/command || exit 3"
 # $3: objcheck's words, quoted. It writes its pid to the pipe once it holds; when it ends before
 # that, the pipe ends. Whatever happens, it is told to end.
 _HELD = rf"""
@@ -113,9 +113,10 @@ def together(judged: Sequence[Judged]) -> CheckResult:
     verdict = worst(one.verdict for one in judged)
     deciding = next(one for one in judged if one.verdict is verdict)
     lines = [f"{one.command.name}: {one.summary}" for one in judged if one.summary]
+    remedies = [f"{one.command.name}: {one.remedy}" for one in judged if one.remedy]
     return CheckResult(
         check=CHECK.name, verdict=verdict, cause=deciding.cause, summary="\n".join(lines),
-        remedy=deciding.remedy, figures=tuple(figures),
+        remedy="; ".join(remedies), figures=tuple(figures),
         evidence=tuple(evidence for one in judged for evidence in one.evidence),
     )  # fmt: skip
 
@@ -313,7 +314,7 @@ def _start_remedy(command: Command, files: Sequence[Path], said: str) -> str:
             f"bash, dnsperf and nsd; files carried: {carried}"
         )
     if "Permission denied" in said and not named.stat().st_mode & 0o111:
-        return f"chmod +x {named}: files are carried with the modes that they have"
+        return f"chmod +x {named}, or give it a first line that says what reads it (#!/bin/bash)"
     machine = closure.machine_of(named)
     if machine and machine != closure.GUEST_MACHINE:
         return f"'{named}' is an ELF file for {machine}, the guest is {closure.GUEST_MACHINE}"
