@@ -29,6 +29,7 @@ from harness.checks.observer import EVERYTHING, Event, Observed
 from harness.checks.sampled import Flood
 from harness.errors import HarnessError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.subject import Subject
 
 _STOPPED = 1_000  # questions while nothing is read; a page holds some 20
 _AFTERWARDS = 8  # fit into a page even if nobody reads
@@ -75,7 +76,7 @@ class Filled:
 
 
 def _ask(context: Context) -> CheckResult:
-    size = _record_bytes(context)
+    size = record_bytes(context.subject)
     page = context.guest.run(["awk", _PAGE, "/proc/self/smaps"], timeout_s=30).text.strip()
     auto = _run(context, "overflow", ("--ring-bytes", page), size)
     if isinstance(auto, CheckResult):
@@ -89,12 +90,12 @@ def _ask(context: Context) -> CheckResult:
     return judged(runs)
 
 
-def _record_bytes(context: Context) -> int | None:
+def record_bytes(subject: Subject) -> int | None:
     """Octets of the struct that begins a record ([maps.NAME] record), by the object's BTF."""
-    names = [one.record for one in context.subject.manifest.maps.values() if one.record]
-    if not names or context.subject.object is None:
+    names = [one.record for one in subject.manifest.maps.values() if one.record]
+    if not names or subject.object is None:
         return None
-    btf = BpfObject.from_file(context.subject.object).btf
+    btf = BpfObject.from_file(subject.object).btf
     found = btf.ids_named(names[0], Kind.STRUCT) if btf is not None else []
     if btf is None or not found:
         raise HarnessError(
