@@ -275,6 +275,28 @@ def test_refusals_that_the_manifest_excuses_are_unsupported(ask: Asked) -> None:
     assert ask(refused).verdict is Verdict.UNSUPPORTED
 
 
+@pytest.mark.parametrize(
+    ("kernel", "name", "verdict", "cause"),
+    [
+        ("5.10.223", "load-reject", Verdict.FAIL, Cause.VERIFIER_REJECTED),
+        ("5.10.223", "load-missing_field", Verdict.FAIL, Cause.CORE_RELOCATION),
+        ("5.10.223", "load-newmap", Verdict.FAIL, Cause.MAP_UNSUPPORTED),
+        ("5.10.223", "load-nobtf", Verdict.FAIL, Cause.BTF_MISSING),
+        ("7.3.4", "load-complex", Verdict.FAIL, Cause.LIMIT_EXCEEDED),
+        ("7.3.4", "load-unprivileged", Verdict.UNKNOWN, Cause.INFRA),
+    ],
+)
+def test_load_and_verifier_tell_the_same_story_of_a_refusal(
+    ask: Asked, kernel: str, name: str, verdict: Verdict, cause: Cause
+) -> None:
+    """Whoever asks only one of them gets the verdict."""
+    context = ask.context(recorded(kernel, name))
+
+    both = [check.CHECK.ask(context) for check in (load, verifier)]
+
+    assert [(found.verdict, found.cause) for found in both] == [(verdict, cause)] * 2
+
+
 # ---- the baseline ----
 
 
