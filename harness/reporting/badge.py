@@ -7,6 +7,7 @@ from typing import Final
 
 from harness.reporting.minimum import span
 from harness.reporting.page import environment
+from harness.reporting.words import printable
 from harness.results import Run, Verdict
 
 # Each has a contrast of 4.5:1 or more with white.
@@ -21,7 +22,7 @@ _PAD_PX: Final = 7
 def badge(run: Run) -> str:
     """An SVG of 20 px height."""
     found = span(run)
-    label, words = "kernels", found.text
+    label, words = "kernels", printable(found.text)
     left, right = (round(len(part) * _CHAR_PX) + 2 * _PAD_PX for part in (label, words))
     if run.verdict is Verdict.FAIL:
         colour = _RED
@@ -31,5 +32,5 @@ def badge(run: Run) -> str:
         colour = _GREEN if found.whole and run.verdict is Verdict.PASS else _AMBER
     return environment().get_template("badge.svg.jinja").render(
         label=label, words=words, left=left, right=right, colour=colour,
-        title=f"{run.subject.name}: {found.passed} of {found.asked} kernels passed",
+        title=printable(f"{run.subject.name}: {found.passed} of {found.asked} kernels passed"),
     )  # fmt: skip

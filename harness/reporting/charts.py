@@ -7,6 +7,7 @@ classes instead of fixed colours, so that one drawing serves light and dark.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,9 @@ from pygal.style import Style
 from harness.reporting.minimum import by_age, programs_of
 from harness.reporting.words import number
 from harness.results import Cell, Figure, Run, Series
+
+# pygal finds maps that nobody here draws with an import hook of a kind that Python gave up.
+sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__module__ != "pygal"]
 
 _STYLE: Final = Style(
     label_font_size=12, major_label_font_size=12, legend_font_size=13, value_font_size=11,

@@ -9,17 +9,15 @@ with the reason. The first word of every message is the verdict.
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Sequence
 from typing import Final
 from xml.etree import ElementTree as Xml
 
-from harness.reporting.words import figure, made, reproduce
+from harness.reporting.words import figure, made, printable, reproduce
 from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
 OBJECT_SUITE: Final = "object"  # of the checks that are asked once, without a kernel
 _TROUBLE: Final = frozenset((Cause.INFRA, Cause.TIMEOUT, Cause.GUEST_LOST, Cause.HARNESS))
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TEXT_MAX: Final = 20_000  # characters of one piece of evidence
 
 
@@ -43,8 +41,8 @@ def _add_suite(
         suites, "testsuite",
         {
             "id": str(len(suites)),
-            "name": _clean(name),
-            "package": _clean(run.subject.name),
+            "name": printable(name),
+            "package": printable(run.subject.name),
             "timestamp": _timestamp(run.run.started),
             "hostname": "localhost",
             "tests": str(len(checks)),
@@ -56,12 +54,12 @@ def _add_suite(
     )  # fmt: skip
     properties = Xml.SubElement(suite, "properties")
     for key, value in _facts(run, cell):
-        Xml.SubElement(properties, "property", {"name": key, "value": _clean(value)})
+        Xml.SubElement(properties, "property", {"name": key, "value": printable(value)})
     for check in checks:
         _add_case(suite, run, cell, check)
     # Ant's schema has no output in a case: the figures of all go here.
     figures = [f"{c.check}: {one.name}: {figure(one)}" for c in checks for one in c.figures]
-    Xml.SubElement(suite, "system-out").text = _clean("\n".join(figures))
+    Xml.SubElement(suite, "system-out").text = printable("\n".join(figures))
     Xml.SubElement(suite, "system-err")
 
 
@@ -79,8 +77,8 @@ def _add_case(suite: Xml.Element, run: Run, cell: Cell | None, check: CheckResul
     case = Xml.SubElement(
         suite, "testcase",
         {
-            "name": check.check,
-            "classname": _clean(f"{run.subject.name}.{where}"),
+            "name": printable(check.check),
+            "classname": printable(f"{run.subject.name}.{where}"),
             "time": f"{check.duration_s:.3f}",
         },
     )  # fmt: skip
@@ -90,9 +88,9 @@ def _add_case(suite: Xml.Element, run: Run, cell: Cell | None, check: CheckResul
         cause = f" ({check.cause})" if check.cause else ""
         message = f"{check.verdict}{cause}{f': {first}' if first else ''}"
         told = Xml.SubElement(
-            case, kind, {"type": check.cause or check.verdict, "message": _clean(message)}
+            case, kind, {"type": check.cause or check.verdict, "message": printable(message)}
         )
-        told.text = _clean(_told(run, cell, check))
+        told.text = printable(_told(run, cell, check))
 
 
 def _kind(check: CheckResult) -> str:
@@ -126,8 +124,3 @@ def _timestamp(started: str) -> str:
     except ValueError:  # results that somebody edited
         when = datetime.datetime.fromtimestamp(0, datetime.UTC)
     return when.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _clean(words: str) -> str:
-    """Without the control characters that XML cannot hold."""
-    return _NOT_XML.sub("�", words)

@@ -26,7 +26,7 @@ def short(run: Run, *, prefix: str = "#") -> str:
     found = problems(run)
     parts = [
         f"{prefix} Kernel matrix: {text(run.subject.name)}",
-        f"**{SYMBOL[run.verdict]} {text(verdict_line(run))}** · kernels passed: {span(run).text}",
+        f"**{SYMBOL[run.verdict]} {text(verdict_line(run))}** · kernels passed: {text(span(run).text)}",
         _object_line(run),
         _table(run),
         "\n".join(_problem_line(problem) for problem in found),
@@ -72,7 +72,7 @@ def _cut(whole: str) -> str:
 
 def _object_line(run: Run) -> str:
     return " · ".join(
-        f"{check.check} {SYMBOL[check.verdict]} {check.verdict}" for check in run.checks
+        f"{text(check.check)} {SYMBOL[check.verdict]} {check.verdict}" for check in run.checks
     )
 
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from harness.results import Cell, CheckResult, Figure, Run, Verdict
 
 SYMBOL = {
@@ -13,7 +16,13 @@ SYMBOL = {
     Verdict.UNKNOWN: "?",
     Verdict.UNAVAILABLE: "∅",
 }
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 EMULATED_NOTE = "~ an emulated figure, measured under TCG: not a property of hardware"
+
+
+def printable(words: str) -> str:
+    """Without the control characters that XML cannot hold."""
+    return _NOT_XML.sub("�", words)
 
 
 def number(value: float) -> str:
