@@ -43,6 +43,7 @@ from harness.subject import Traffic
 
 _SECONDS = 1  # each flood
 _ERROR = 1e-5  # of the binomial interval, both tails
+_ENOUGH = 2  # times the threshold must be offered for the sampling to be on
 _LOADS = ("as planned", "as fast as possible")
 
 
@@ -72,21 +73,32 @@ def _ask(context: Context) -> CheckResult:
     if traffic is None:
         raise HarnessError("the manifest promises nothing about rates", hint="add [traffic]")
     evidence: list[Evidence] = []
-    judged: Judged | None = None
-    for name in ("both", "both-again"):
-        seen = _run(context, traffic, name)
-        evidence += seen.evidence
-        if not seen.lived:
-            return observer.failed(CHECK.name, seen)
-        observer.require_command(seen, "send driver")
-        judged = judge(seen, offered.read_floods(seen.command_output, _LOADS, beside=True), traffic)
-        if judged.drawn is not None:
-            content = msgspec.json.encode(judged.drawn)
-            evidence.append(context.keep("rate: both", f"rate-{name}.json", content))
-        if judged.verdict is not Verdict.UNKNOWN:
-            break
-    assert judged is not None  # the loop ran
-    return answer(judged, emulated=context.emulated, evidence=evidence)
+    first = _try(context, traffic, "both", evidence)
+    if isinstance(first, CheckResult):
+        return first
+    last = first
+    if first.verdict is Verdict.UNKNOWN:
+        again = _try(context, traffic, "both-again", evidence)
+        if isinstance(again, CheckResult):
+            return again
+        last = again
+    return answer(last, emulated=context.emulated, evidence=evidence)
+
+
+def _try(
+    context: Context, traffic: Traffic, name: str, evidence: list[Evidence]
+) -> Judged | CheckResult:
+    """One run and its verdict; a finished answer when the observer did not live through it."""
+    seen = _run(context, traffic, name)
+    evidence += seen.evidence
+    if not seen.lived:
+        return observer.failed(CHECK.name, seen)
+    observer.require_command(seen, "send driver")
+    judged = judge(seen, offered.read_floods(seen.command_output, _LOADS, beside=True), traffic)
+    if judged.drawn is not None:
+        content = msgspec.json.encode(judged.drawn)
+        evidence.append(context.keep("rate: both", f"rate-{name}.json", content))
+    return judged
 
 
 def _run(context: Context, traffic: Traffic, name: str) -> Observed:
@@ -149,9 +161,6 @@ def judge(seen: Observed, sent: Offered, traffic: Traffic) -> Judged:
             f"{planned.name}: {planned.per_s * traffic.sample_n:.0f} datagrams a second were sent"
         )
     return replace(base, verdict=Verdict.UNKNOWN, says=doubt) if doubt else base
-
-
-_ENOUGH = 2  # times the threshold must be offered for the sampling to be on
 
 
 def expected_kept(stats: Stats, drawn: Timeline, traffic: Traffic, cpus: int) -> Kept:
