@@ -30,7 +30,7 @@ _OBSERVED = (
     "driver=$1 loader=$2 objcheck=$3\n"
     + footprint.SHELL
     + r"""
-[ -z "$driver" ] || "$driver" flood --count $4 --unroutable --threads 2 || exit 5
+[ -z "$driver" ] || "$driver" flood --count $4 --unroutable --threads 2 --cpu 0,1 || exit 5
 sample $OBSERVER_PID
 "$objcheck" maps
 """
