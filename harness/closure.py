@@ -106,7 +106,12 @@ def borrowed(files: Iterable[Path], root: Path, host: Path = Path("/")) -> dict[
     too, otherwise from among `files` or from this machine. Raises UsageError for a program that
     would not start with what can be had.
     """
-    given = [path for path in files if path.is_file()]
+    given = [
+        file
+        for path in files
+        for file in ([path] if path.is_file() else sorted(path.rglob("*")))
+        if file.is_file()
+    ]
     own = {path.name: path for path in given}
     found: dict[str, Path] = {}
     waiting = list(given)

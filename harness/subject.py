@@ -168,6 +168,8 @@ def with_commands(
     every = (*subject.files, *files)
     carried = [path.name for path in (subject.object, subject.loader, *every) if path is not None]
     for name in carried:
+        if not name:
+            raise UsageError("a file has no name", hint="name it, not '.' or '..'")
         if carried.count(name) > 1:
             raise UsageError(
                 f"two files are called '{name}'", hint="all lie in one directory of the guest"

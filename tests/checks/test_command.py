@@ -179,6 +179,7 @@ def test_a_dynamic_program_gets_the_guests_libraries_and_this_machines(
     assert found[f"{_DIR}/libc.so.6"].is_relative_to(root)
     assert found[f"{_DIR}/libz.so.1"] == Path(f"{_DIR}/libz.so.1").resolve()
     assert closure.borrowed([programs["static"], programs["foreign"]], root) == {}
+    assert closure.borrowed([programs["dynamic"].parent], root) == found
 
 
 def test_a_program_that_would_not_start_is_refused_with_a_way_out(
@@ -257,6 +258,7 @@ def test_commands_alone_are_a_subject_and_are_asked_for(
         ({"run": ("x",), "attached": True}, "but there is none"),
         ({"run": ("x",), "files": (Path("/no/file"),)}, "no file '/no/file'"),
         ({"run": (" ",)}, "has no name"),
+        ({"run": ("x",), "files": (Path(),)}, "a file has no name"),
         ({"run": ("x",), "timeout_s": 0.0}, "not between 0 and"),
         ({"run": ("x",), "files": (Path("/etc/hostname"), Path("/proc/sys/kernel/hostname"))},
          "two files are called 'hostname'"),
