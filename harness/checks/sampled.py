@@ -14,9 +14,11 @@ the label's (and the seed's). Asked is then:
   together     a question, its retries from the socket and their answers: all or none
 
 A fair sampler is called unfair less than once in 10,000 runs of the check: 4e-5 for the count of
-100,000, 5e-6 for each of three smaller ones, 2e-6 for each of six chi-squares, and 2e-9 (normal;
-their tails are a little heavier, 5 deviations were never seen in 10,000 simulated floods) for
-each of three counts of pairs: 6.8e-5.
+100,000, 5e-6 for each of three smaller ones, 2e-6 for each of six chi-squares (2.6e-6 with the
+error of the approximation) and 2e-9 for each of three counts of pairs, if they were normal; their
+tails are a little heavier, yet of 13,500 simulated floods, 9,000 of them with our sampler's own
+hash, none strayed by 5 deviations. Together 7.1e-5. A sampler that keeps 7 % too many or too few
+is caught 999 times in 1,000.
 """
 
 from __future__ import annotations
