@@ -8,6 +8,7 @@ which source line an instruction of the file belongs to; `layout` joins the two.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,11 @@ class HotLine:
     processed: int  # instructions, over all paths
     most: int  # visits of its most visited instruction: on how many paths it lies, about
 
+    @property
+    def place(self) -> str:
+        """As compilers write it. Line 0: instructions that the compiler gives to no line."""
+        return f"{self.file}:{self.line}" if self.line else f"{self.file or 'no file'}: no line"
+
 
 def layout(obj: BpfObject, name: str) -> list[tuple[Program, int]]:
     """For each instruction of a loaded program the function and the index within it.
@@ -54,7 +60,8 @@ def hot_lines(obj: BpfObject, hot: HotProgram) -> list[HotLine]:
     for insn, times in hot.by_insn.items():
         program, index = places[insn]
         info = obj.line_at(program.section, program.start + index)
-        file, line, text = (info.file, info.line, info.text) if info else ("", 0, "")
+        file = posixpath.normpath(info.file) if info and info.file else ""
+        line, text = (info.line, info.text) if info else (0, "")
         key = (file, line, program.name)
         before = found.get(key)
         found[key] = HotLine(
@@ -70,7 +77,7 @@ def render(hot: HotProgram, lines: Iterable[HotLine]) -> str:
     shown = list(lines)
     rows = [
         [
-            f"{line.file}:{line.line}" if line.file else "no line",
+            line.place,
             line.function,
             f"{line.processed:,}",
             f"{100 * line.processed / hot.counted:.1f} %" if hot.counted else "–",

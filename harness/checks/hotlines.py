@@ -51,7 +51,7 @@ def _ask(context: Context) -> CheckResult:
     tops = [(hot, lines[0]) for hot, lines in by_program if lines]
     tops.sort(key=lambda top: -top[1].processed)
     figures = tuple(
-        Figure(name=f"{hot.name} {line.file}:{line.line}", value=float(line.processed), unit="1")
+        Figure(name=f"{hot.name} {line.place}", value=float(line.processed), unit="1")
         for hot, line in tops
     )
     partly = [(hot, why) for hot, lines in by_program if (why := _doubt(hot, lines))]
@@ -64,7 +64,7 @@ def _ask(context: Context) -> CheckResult:
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=figures, evidence=kept,
         summary="\n".join(
-            f"{hot.name}: {line.file}:{line.line}, {100 * line.processed / hot.counted:.0f} % of "
+            f"{hot.name}: {line.place}, {100 * line.processed / hot.counted:.0f} % of "
             f"{hot.counted:,}: {line.text}"
             for hot, line in tops
         ),
