@@ -13,6 +13,8 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from harness import process, subject
+from harness.btf import BpfObject
+from harness.btf.errors import BtfError
 from harness.cache import Cache, sha256_of
 from harness.errors import HarnessError, UsageError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
@@ -54,7 +56,24 @@ def from_manifest(path: Path, cache: Cache, on_progress: Callable[[str], None]) 
         baseline=path.parent / head.baseline if head.baseline else None,
         compiler=compiler() if head.build else "",
     )
+    _refuse_unknown(built, path)
     return Built(subject=built, compile=_judge(built, time.monotonic() - started))
+
+
+def _refuse_unknown(built: Subject, manifest: Path) -> None:
+    """UsageError for a program that the object does not have: what is said of it would be lost."""
+    if built.object is None:
+        return
+    try:
+        known = [program.name for program in BpfObject.from_file(built.object).entry_programs()]
+    except BtfError:
+        return  # what is wrong with the object is the compile check's business
+    for name in built.manifest.programs:
+        if name not in known:
+            raise UsageError(
+                f"{manifest}: [programs.{name}]: '{built.object.name}' has no such program",
+                hint=f"it has {', '.join(known)}",
+            )
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -109,6 +109,17 @@ def test_a_build_that_leaves_out_what_the_manifest_names_is_wrong_use(
         build.from_manifest(project, cache, _silent)
 
 
+def test_what_a_manifest_says_of_a_program_that_is_not_there_is_wrong_use(
+    project: Path, cache: Cache
+) -> None:
+    """A typing error would excuse nothing, and nobody would know."""
+    project.write_text(f"{_MANIFEST}\n[programs.tpyo]\noptional = true\n")
+
+    with pytest.raises(UsageError, match=r"\[programs\.tpyo\].*no such program") as told:
+        build.from_manifest(project, cache, _silent)
+    assert told.value.hint.startswith("it has ")
+
+
 def test_another_build_tool_is_wrong_use(project: Path, cache: Cache) -> None:
     project.write_text(_MANIFEST.replace('"make"', '"ninja"'))
 
