@@ -109,24 +109,26 @@ def _relocations(resolved: ObjectReport) -> tuple[Relocation, ...]:
 
 
 def _findings(resolved: ObjectReport, column: Column) -> tuple[Finding, ...]:
-    """Relocations that stop the object, or that a program which fails by them leaves unresolved."""
+    """Relocations that stop the object, and those that a program fails by."""
     if column.verdict is None:
         return ()
-    failing = {
-        program.program
+    # Poison is refused only where it is reached; the reasons of a program name those places.
+    refused = {
+        reason.partition(" ")[0]
         for program in column.verdict.programs
-        if program.verdict is Predicted.FAIL and program.cause is Why.RELOCATION
+        if program.verdict is Predicted.FAIL
+        for reason in program.reasons
     }
     return tuple(
         Finding(
             rule="unresolved-relocation",
-            certain=cell.status is Status.ERROR,  # poison is refused only where it is reached
+            certain=True,
             message=f"{row.kind} {row.path}: {cell.reason}",
             program=row.program, insn=row.insn, file=row.file, line=row.line,
         )
         for row, cell in zip(resolved.rows, column.cells, strict=False)
         if cell.status is Status.ERROR
-        or (cell.status is Status.POISON and row.program in failing)
+        or (cell.status is Status.POISON and f"{row.program}+{row.insn}" in refused)
     )  # fmt: skip
 
 

@@ -236,16 +236,19 @@ def answer(judged: Judged, *, emulated: bool, evidence: Sequence[Evidence]) -> C
         Figure(name=f"offered: {load.name}", value=load.per_s, unit="1/s", emulated=emulated)
         for load in (judged.sent.loads if judged.sent else ())
     ]
+    drawn = (judged.drawn,) if judged.drawn else ()
+    plotted = tuple(timeline.series(one, emulated=emulated) for one in drawn)
     if judged.verdict is not Verdict.PASS:
         return CheckResult(
             check=CHECK.name, verdict=judged.verdict, summary=judged.says, figures=tuple(figures),
             cause=Cause.BEHAVIOUR if judged.verdict is Verdict.FAIL else Cause.INFRA,
             remedy="the timeline (rate-both.json) says when how many events came",
-            evidence=tuple(evidence),
+            evidence=tuple(evidence), series=plotted,
         )  # fmt: skip
     kept = judged.kept
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=tuple(figures), evidence=tuple(evidence),
+        series=plotted,
         summary=f"{kept.count} of {judged.sent.matched} in the sample ({kept.low} to {kept.high})"
         if kept and judged.sent else "",
     )  # fmt: skip

@@ -200,6 +200,7 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
     verdicts = [judged.verdict for judged in runs.values()]
     verdict = next(v for v in (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS) if v in verdicts)
     drawn = [judged.drawn for judged in runs.values() if judged.drawn is not None]
+    plotted = tuple(timeline.series(one, emulated=emulated) for one in drawn)
     figures: list[Figure] = []
     if drawn:
         worst = max(drawn, key=lambda one: one.max_in_a_second)
@@ -219,6 +220,7 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
     if verdict is not Verdict.PASS:
         return CheckResult(
             check=CHECK.name, verdict=verdict, figures=tuple(figures), evidence=tuple(evidence),
+            series=plotted,
             cause=Cause.BEHAVIOUR if verdict is Verdict.FAIL else Cause.INFRA,
             summary="\n".join(f"{name}: {one.says}" for name, one in runs.items() if one.says),
             remedy="the timelines (rate-*.json) say when how many events came",
@@ -226,6 +228,7 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
     means = [held.per_s for judged in runs.values() for held in judged.delivered]
     return CheckResult(
         check=CHECK.name, verdict=verdict, figures=tuple(figures), evidence=tuple(evidence),
+        series=plotted,
         summary=f"{min(means):.0f} to {max(means):.0f} events a second under {', '.join(runs)}",
     )  # fmt: skip
 

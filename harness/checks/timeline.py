@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import msgspec
 
+from harness.results import Series
+
 NS_PER_S = 1_000_000_000
 BIN_NS = 100_000_000  # of a timeline that is drawn
 _UPTIME_NS = 10_000_000  # /proc/uptime is cut to hundredths of a second
@@ -49,6 +51,15 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     bound: int
     max_in_a_second: int
     parts: tuple[Part, ...]
+
+
+def series(drawn: Timeline, *, emulated: bool) -> Series:
+    """For the report's plot: a bin's events as a rate, held against the limit of a second."""
+    per_s = NS_PER_S / drawn.bin_ns
+    return Series(
+        name=drawn.scenario, unit="1/s", step_s=drawn.bin_ns / NS_PER_S, emulated=emulated,
+        values=tuple(count * per_s for count in drawn.counts), limit=float(drawn.limit_per_s),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
