@@ -104,7 +104,18 @@ def request(
         append=append,
         boot_timeout_s=boot_timeout_s or None,
         select=_select(object_path, manifest_path, commands or CommandWords()),
+        sources=_sources(object_path, manifest_path),
     )
+
+
+def _sources(object_path: str, manifest_path: str) -> str:
+    """A manifest stands beside its sources; those of a bare object are wherever they are."""
+    if object_path:
+        return ""
+    path = Path(manifest_path) if manifest_path else paths.default_manifest()
+    directory = path.resolve().parent
+    here = Path.cwd().resolve()
+    return str(directory.relative_to(here)) if directory.is_relative_to(here) else ""
 
 
 def _select(object_path: str, manifest_path: str, commands: CommandWords) -> str:

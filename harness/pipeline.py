@@ -86,7 +86,7 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
     return Run(
         schema=results.SCHEMA,
         run=_facts(request, backend, began, time.monotonic() - started, first),
-        subject=replace(_subject_facts(built), select=request.select),
+        subject=replace(_subject_facts(built), select=request.select, sources=request.sources),
         checks=(built.compile, audited.result()),
         cells=tuple(cells),
         relocations=relocations,

@@ -240,6 +240,7 @@ class SubjectFacts:
     sha256: str
     programs: tuple[str, ...] = ()
     select: str = ""  # what names it on a command line: "--manifest bpf/x.toml"; "" the default
+    sources: str = ""  # where its relative source paths begin, seen from where the run was started
     compiler: str = ""  # of the object; "" where somebody else compiled it
 
 

@@ -65,6 +65,7 @@ class Request:
     report_dir: Path
     append: tuple[str, ...] = ()
     select: str = ""  # the subject's words on a command line, "" for the default
+    sources: str = ""  # the directory of its sources, "" when they are not below this one
     machine: Machine = Machine()  # noqa: RUF009  # frozen
     boot_timeout_s: float | None = None
     planned: tuple[str, ...] = ()  # names of the whole matrix, of which this may be a shard

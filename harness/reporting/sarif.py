@@ -176,7 +176,7 @@ def sarif(run: Run) -> bytes:
                 invocations=[_Invocation(command_line=run.run.command, execution_successful=True)],
                 original_uri_base_ids={
                     _ROOT: _Base(
-                        description=_Message(text="The directory that the object was compiled in.")
+                        description=_Message(text="The directory that the run was started in.")
                     )
                 },
                 results=results, column_kind="utf16CodeUnits",
@@ -217,15 +217,16 @@ def _location(run: Run, finding: Finding) -> _Location:
         region = _Region(start_line=finding.line, snippet=snippet)
     return _Location(
         physical_location=_Physical(
-            artifact_location=_artifact(finding.file or run.subject.path), region=region
+            artifact_location=_artifact(finding.file or run.subject.path, run.subject.sources),
+            region=region,
         ),
         logical_locations=[_Logical(name=finding.program, kind="function")],
     )
 
 
-def _artifact(file: str) -> _Artifact:
-    """Relative names keep their base open; absolute ones are this machine's."""
-    path = posixpath.normpath(file)
+def _artifact(file: str, sources: str) -> _Artifact:
+    """Relative to where the run was started, as code hosts want it; absolute: of that machine."""
+    path = posixpath.normpath(posixpath.join(sources, file))
     if path.startswith("/"):
         return _Artifact(uri=f"file://{quote(path)}")
     return _Artifact(uri=quote(path), uri_base_id=_ROOT)

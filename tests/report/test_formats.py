@@ -208,13 +208,14 @@ _SARIF = {
 
 def test_sarif_points_to_file_and_line() -> None:
     """A code host draws the finding beside the line."""
-    log = json.loads(sarif.sarif(matrix(4)))
+    made = matrix(4)
+    log = json.loads(sarif.sarif(replace(made, subject=replace(made.subject, sources="bpf"))))
     jsonschema.Draft202012Validator(_SARIF).validate(log)
     (result,) = log["runs"][0]["results"]
     place = result["locations"][0]["physicalLocation"]
 
     assert result["ruleId"] == log["runs"][0]["tool"]["driver"]["rules"][result["ruleIndex"]]["id"]
-    assert place["artifactLocation"] == {"uri": "dns_monitor.bpf.c", "uriBaseId": "SOURCES"}
+    assert place["artifactLocation"] == {"uri": "bpf/dns_monitor.bpf.c", "uriBaseId": "SOURCES"}
     assert place["region"]["startLine"] == 458
     assert result["level"] == "error"
 
