@@ -118,6 +118,7 @@ class Options:
     programs: tuple[str, ...] = ()  # empty: all, and together all that are not SEC("?...")
     optional: tuple[str, ...] = ()  # those that are refused alone are left out of together
     maps: tuple[MapFix, ...] = ()
+    inner: tuple[MapFix, ...] = ()  # what maps of maps hold, whole, where the object does not say
     settings: Mapping[str, Value] = field(default_factory=dict)
     log_level: int | None = None  # None: figures, and a trace of what is refused; 6: all paths
     log_dir: str = ""  # whole logs, as PROGRAM.log
@@ -197,6 +198,8 @@ def _words(options: Options) -> list[str]:
         words += ["--optional", program]
     for fix in options.maps:
         words += ["--map", fix.word]
+    for fix in options.inner:
+        words += ["--inner", fix.word]
     for name, value in options.settings.items():
         words += ["--set", setting_word(name, value)]
     if options.log_level is not None:

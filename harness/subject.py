@@ -32,8 +32,18 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_entries: int
 
 
+class Inner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A map that a map of maps holds, where its loader says so and not the object."""
+
+    type: str
+    key_size: int
+    value_size: int
+    max_entries: int = 1
+
+
 class Map(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fallback: Fallback | None = None
+    inner: Inner | None = None
     # Struct that begins each record for user space, the octets captured follow it: with it, what
     # a full buffer holds is known.
     record: str = ""

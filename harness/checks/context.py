@@ -70,6 +70,14 @@ class Context:
             for name, described in manifest.maps.items()
             if (fallback := described.fallback) is not None
         ]  # fmt: skip
+        inner = [
+            MapFix(
+                name=name, type=held.type, key_size=held.key_size, value_size=held.value_size,
+                max_entries=held.max_entries,
+            )
+            for name, described in manifest.maps.items()
+            if (held := described.inner) is not None
+        ]  # fmt: skip
         optional = tuple(
             name
             for name, program in manifest.programs.items()
@@ -77,6 +85,7 @@ class Context:
         )
         return Options(
             optional=optional,
+            inner=tuple(inner),
             btf=GUEST_BTF if self.detached_btf else "",
             maps=tuple(fixes),
             settings=manifest.rodata,

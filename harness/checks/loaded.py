@@ -48,7 +48,7 @@ REMEDY = {
     Cause.CORE_RELOCATION: "guard the access with bpf_core_field_exists() or add a flavour for "
     "this kernel's layout; inv resolve shows what each kernel has",
     Cause.MAP_UNSUPPORTED: "say in the manifest what the map becomes on such a kernel "
-    "([maps.NAME] fallback)",
+    "([maps.NAME] fallback), or what a map of maps holds ([maps.NAME] inner)",
     Cause.FEATURE_MISSING: "make the program optional in the manifest, or need a newer kernel",
     Cause.VERIFIER_REJECTED: "read the end of the verifier's log below",
     Cause.LIMIT_EXCEEDED: "make the program cheaper to verify: fewer branches in loops",

@@ -66,6 +66,8 @@ struct options {
 	size_t noptional;
 	struct map_fix *maps;
 	size_t nmaps;
+	struct map_fix *inner;	/* what a map of maps holds, where the object does not say */
+	size_t ninner;
 	struct setting *settings;
 	size_t nsettings;
 	int log_level;		/* -1: statistics first, a trace only after a rejection */

@@ -228,6 +228,31 @@ static int apply_map(struct bpf_object *obj, const struct map_fix *fix)
 	return 0;
 }
 
+/* The map's own loader makes such a map first, and names it; libbpf keeps the descriptor. */
+static int apply_inner(struct bpf_object *obj, const struct map_fix *fix)
+{
+	struct bpf_map *map = bpf_object__find_map_by_name(obj, fix->name);
+	int fd, err;
+
+	if (!map) {
+		js_error_line("map", fix->name, "unknown map '%s'", fix->name);
+		return -1;
+	}
+	if (fix->type < 0 || fix->key < 0 || fix->value < 0 || fix->max < 0) {
+		js_error_line("map", fix->name, "--inner %s wants a type and all sizes", fix->name);
+		return -1;
+	}
+	fd = bpf_map_create(fix->type, NULL, fix->key, fix->value, fix->max, NULL);
+	err = fd < 0 ? fd : bpf_map__set_inner_map_fd(map, fd);
+	if (err) {
+		js_error_line("map", fix->name, "no inner map for '%s': %s", fix->name, strerror(-err));
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return 0;
+}
+
 static bool may_have_no_entries(int type)
 {
 	switch (type) {
@@ -278,6 +303,9 @@ int object_fixups(const struct options *o, struct bpf_object *obj)
 
 	for (i = 0; i < o->nmaps; i++)
 		if (apply_map(obj, &o->maps[i]))
+			return -1;
+	for (i = 0; i < o->ninner; i++)
+		if (apply_inner(obj, &o->inner[i]))
 			return -1;
 	for (i = 0; i < o->nsettings; i++)
 		if (apply_setting(obj, &o->settings[i]))
@@ -476,6 +504,8 @@ int object_check(const struct options *o)
 	}
 	for (i = 0; i < o->nmaps && !err; i++)
 		err = apply_map(obj, &o->maps[i]) ? EXIT_USAGE : 0;
+	for (i = 0; i < o->ninner && !err; i++)
+		err = apply_inner(obj, &o->inner[i]) ? EXIT_USAGE : 0;
 	for (i = 0; i < o->nsettings && !err; i++)
 		err = apply_setting(obj, &o->settings[i]) ? EXIT_USAGE : 0;
 	bpf_object__close(obj);

@@ -146,6 +146,7 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 		{ "program", required_argument, NULL, 'p' },
 		{ "optional", required_argument, NULL, 'o' },
 		{ "map", required_argument, NULL, 'm' },
+		{ "inner", required_argument, NULL, 'i' },
 		{ "set", required_argument, NULL, 's' },
 		{ "log-level", required_argument, NULL, 'l' },
 		{ "log-dir", required_argument, NULL, 'd' },
@@ -169,6 +170,7 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 	o->programs = calloc(argc, sizeof(*o->programs));
 	o->optional = calloc(argc, sizeof(*o->optional));
 	o->maps = calloc(argc, sizeof(*o->maps));
+	o->inner = calloc(argc, sizeof(*o->inner));
 	o->settings = calloc(argc, sizeof(*o->settings));
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -184,6 +186,10 @@ int options_parse(struct options *o, int argc, char **argv, bool attach)
 			break;
 		case 'm':
 			if (parse_map(optarg, &o->maps[o->nmaps++]))
+				return -1;
+			break;
+		case 'i':
+			if (parse_map(optarg, &o->inner[o->ninner++]))
 				return -1;
 			break;
 		case 's':

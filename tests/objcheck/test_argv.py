@@ -31,13 +31,15 @@ def test_every_option_has_its_word() -> None:
         unless_map="ringbuf",
     )  # fmt: skip
     options = Options(
-        btf="/b", programs=("a", "b"), maps=(fix, MapFix(name="m", max_entries=9)),
+        btf="/b", programs=("a", "b"), optional=("b",), maps=(fix, MapFix(name="m", max_entries=9)),
+        inner=(MapFix(name="h", type="hash", key_size=4, value_size=4, max_entries=1),),
         settings={"n": 1}, log_level=6, log_dir="/l", log_size=128, tail=7, load_timeout_s=30,
     )  # fmt: skip
 
     assert load_argv("/o", options) == [
         "objcheck", "load", "--btf", "/b", "--program", "a", "--program", "b",
-        "--map", "events=perf_event_array:4:4:0:unless=map:ringbuf", "--map", "m=-:-:-:9",
+        "--optional", "b", "--map", "events=perf_event_array:4:4:0:unless=map:ringbuf", "--map", "m=-:-:-:9",
+        "--inner", "h=hash:4:4:1",
         "--set", "n=1", "--log-level", "6", "--log-dir", "/l", "--log-size", "128",
         "--load-timeout", "30", "--tail", "7", "/o",
     ]  # fmt: skip
