@@ -7,6 +7,7 @@ classes instead of fixed colours, so that one drawing serves light and dark.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -77,11 +78,14 @@ def _instructions(cells: Sequence[Cell]) -> Chart | None:
     }  # fmt: skip
     answers = [program for programs in said.values() for program in programs.values()]
     limits = sorted({p.insns_limit for p in answers if p.insns_limit is not None})
-    chart = _line(_WIDTH, 380, list(said), logarithmic=True)
+    shown = [float(value) for column in values.values() for value in column if value]
+    marks = _marks(min(shown, default=1.0), max([*shown, *limits]))
+    chart = _line(_WIDTH, 380, list(said), logarithmic=True, y_labels=marks,
+                  range=(marks[0], marks[-1] * 1.05))  # fmt: skip
     for name in names:
         chart.add(name, values[name])
     for limit in limits:
-        chart.add(f"limit {number(limit)}", [limit] * len(said), show_dots=False)
+        chart.add(f"limit {number(limit)}", [limit] * len(said), show_dots=len(said) == 1)
     rows = tuple(
         (kernel, *(_text(values[name][row]) for name in names)) for row, kernel in enumerate(said)
     )
@@ -92,6 +96,16 @@ def _instructions(cells: Sequence[Cell]) -> Chart | None:
         drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
         headers=("kernel", *names), rows=rows,
     )  # fmt: skip
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """Round numbers around the values of a logarithmic scale: 1, 2, 5, 10, …"""
+    steps = (1, 2, 5) if high < 200 * low else (1,)
+    tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [float(step * 10**ten) for ten in tens for step in steps]
+    below = max((mark for mark in marks if mark <= low), default=low)
+    above = min((mark for mark in marks if mark >= high), default=high)
+    return [mark for mark in marks if below <= mark <= above]
 
 
 def _over_time(cells: Sequence[Cell]) -> Chart | None:
@@ -177,7 +191,7 @@ def _cost(cells: Sequence[Cell], name: str) -> Chart | None:
     for column, one in enumerate(names):
         chart.add(one, [row[column] for row in table])
     for limit in limits:
-        chart.add("limit", [limit] * len(figures), show_dots=False, stroke=True)
+        chart.add("limit", [limit] * len(figures), show_dots=len(figures) == 1, stroke=True)
     emulated = any(f.emulated for all_ in figures.values() for f in all_)
     return Chart(
         id=f"cost-{name}", title={"overhead": "CPU", "memory": "Memory"}.get(name, name),
