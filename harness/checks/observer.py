@@ -195,12 +195,14 @@ def observe(
     options: Sequence[str] = (),
     members: Sequence[str] = (),
     events: Events = Events.FULL,
+    grace_s: int | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> Observed:
     """Run `command` in the guest while the subject's observer is attached.
 
     The observer's lines are kept as `name`.jsonl; settings go over the manifest's rodata. members:
-    of many events, only these leave the guest; () for all.
+    of many events, only these leave the guest; () for all. grace_s: what the observer may take to
+    end, for one that has many events to write yet.
     """
     argv = [context.loader, "run", "--object", context.object, *options]
     if events is not Events.FULL:  # a loader that writes no other needs no such option
@@ -212,7 +214,7 @@ def observe(
         argv += ["--set", word]
     keep = ["awk", "-F", '"', "-v", f"keep={' '.join(members)}", _MEMBERS] if members else ["cat"]
     answer = context.guest.run(
-        ["/bin/sh", "-c", _SCRIPT, "observe", _GUEST_DIR, str(_GRACE_S), shlex.join(argv),
+        ["/bin/sh", "-c", _SCRIPT, "observe", _GUEST_DIR, str(grace_s or _GRACE_S), shlex.join(argv),
          shlex.join(keep), *command],
         timeout_s=timeout_s,
     )  # fmt: skip

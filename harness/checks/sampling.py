@@ -31,6 +31,7 @@ _QUESTIONS_KEPT = 50  # with retries and answers, expected
 _ABOVE = 6_000
 _OFFERED = 20  # times the threshold
 _REACHED = 2  # times the threshold: less says nothing
+_GRACE_S = 120  # to write what is still in the buffer; 1.5 s on an idle machine
 _RING_BYTES = 4 << 20  # some 20,000 events of this driver's questions
 # $1: the driver; the rest: floods, each as one word. The number of CPUs comes first.
 _SCRIPT = r"""
@@ -107,6 +108,7 @@ def _run(
     seen = observer.observe(
         context, ["/bin/sh", "-c", _SCRIPT, name, context.driver, *floods], name=name,
         settings=settings, options=("--ring-bytes", str(_RING_BYTES)), members=sampled.MEMBERS,
+        grace_s=_GRACE_S, timeout_s=2 * _GRACE_S,
     )  # fmt: skip
     if not seen.lived:
         return observer.failed(CHECK.name, seen)
