@@ -102,7 +102,7 @@ _BACKEND_HELP = "auto, docker or local"
         "command": "what to run in each guest, as bash reads it; status 0 passes (repeatable)",
         "file": "a file for --command, beside which it runs (repeatable)",
         "attached": "run --command while the object is attached",
-        "command-timeout": "seconds each --command may take",
+        "timeout": "seconds each --command may take",
     },
 )
 @_guarded
@@ -124,7 +124,7 @@ def kernel_matrix(
     command: Sequence[str] | None = None,
     file: Sequence[str] | None = None,
     attached: bool = False,
-    command_timeout: str = "60",
+    timeout: str = "60",
 ) -> None:
     """Build, boot every kernel, run every check, write the report."""
     cache = Cache.default()
@@ -135,7 +135,7 @@ def kernel_matrix(
         shard=shard,
         commands=job.CommandWords(
             run=tuple(command or ()), files=tuple(Path(p) for p in file or ()), attached=attached,
-            timeout_s=float(_number("command-timeout", command_timeout)),
+            timeout_s=float(_number("timeout", timeout)),
         ),
     )  # fmt: skip
     print(job.plan_text(request, cache))

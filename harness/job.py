@@ -137,7 +137,7 @@ def _subject(
     if not words.run:
         if words.files or words.attached or words.timeout_s != COMMAND_TIMEOUT_S:
             raise UsageError(
-                "--file, --attached and --command-timeout are for commands",
+                "--file, --attached and --timeout are for commands",
                 hint="say what to run: --command './my-loader --selftest'",
             )
         path = Path(manifest_path) if manifest_path else paths.default_manifest()

@@ -277,7 +277,7 @@ def judge(command: Command, ended: Ended, files: Sequence[Path]) -> tuple[Verdic
             Verdict.FAIL, Cause.TIMEOUT,
             f"did not end within {command.timeout_s:g} s and was killed; it last wrote: "
             f"{ended.last_words}{lost}",
-            "give it more time (timeout_s in the manifest, --command-timeout), or see in its "
+            "give it more time (timeout_s in the manifest, --timeout), or see in its "
             "output where it waits",
         )  # fmt: skip
     if ended.status == 0:
