@@ -46,6 +46,7 @@ from harness.transcript import Transcript
 
 BOOT = "boot"  # the check that comes before all others
 _CONSOLE_TAIL_LINES = 40
+_CARRIED_MIB = 16  # of a subject's files, for which a guest's ordinary memory is enough
 _CONSOLE_KEPT = 4 << 20  # of a console that a guest flooded, its end decides
 
 SubjectSource = Callable[[Cache, Callable[[str], None]], Built]
@@ -142,7 +143,8 @@ def _held(
             lambda text: bench.emit(Phase(kernel=files.name, phase="prepare", detail=text)),
         )  # fmt: skip
         choice = shared.choose(where, files.vmlinuz)
-    machine = replace(request.machine, accelerator=choice.accelerator)
+    memory_mib = request.machine.memory_mib + _more_memory_mib(bench.built.subject)
+    machine = replace(request.machine, accelerator=choice.accelerator, memory_mib=memory_mib)
     answers: list[CheckResult] = []
     evidence_dir = request.report_dir / "kernels" / files.name / ("alone" if alone else "")
     boot: BootFacts | None = None
@@ -191,6 +193,13 @@ def _held(
             answers += [replace(one, commands=ran) for one in stopped[:1]] + stopped[1:]
     console = str((evidence_dir / "console.log").relative_to(request.report_dir))
     return Sitting(checks=tuple(answers), boot=boot, console=console)
+
+
+def _more_memory_mib(subject: Subject) -> int:
+    """For a subject of more than a few MiB: while the guest unpacks it, it is in memory twice."""
+    files = (file for path in subject.carried for file in (path, *path.rglob("*")))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return 2 * max(0, (size >> 20) - _CARRIED_MIB)
 
 
 def not_for(check: Check, subject: Subject) -> CheckResult | None:
