@@ -105,12 +105,12 @@ rm $m.start $m.end
 """
 )
 _EMPTY = _HEAD + "settle\n" + _TRAFFIC + "settle\nsample\n"
-# $1: the ids' totals as they were before. The kernel frees programs and maps when it comes to it.
+# $1: how many BPF objects there were before. The kernel frees them when it comes to it.
 _AFTER = (
     _HEAD
     + r"""
 tries=0
-while [ $tries -lt 50 ] && [ "$("$objcheck" ids | grep '"type":"ids"')" != "$1" ]; do
+while [ $tries -lt 50 ] && [ "$("$objcheck" ids | grep -c '"type":"id"')" -gt $1 ]; do
 	tries=$((tries + 1))
 	sleep 0.2
 done
@@ -181,8 +181,7 @@ def _loaded_once(context: Context, known: str) -> CheckResult | None:
 
 def _unloaded(context: Context, known: str) -> str:
     """Readings when the kernel holds what it held before, or after 10 s."""
-    totals = next((line for line in known.splitlines() if '"type":"ids"' in line), "")
-    return _run(context, _words(context, _AFTER, totals))
+    return _run(context, _words(context, _AFTER, str(known.count('"type":"id"'))))
 
 
 def read(events: int, known: str, empty: str, seen: Observed, after: str) -> Measured:
