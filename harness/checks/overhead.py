@@ -310,7 +310,8 @@ def throughput_ratio(without: Sequence[Slice], within: Sequence[Slice]) -> Inter
 def share_of(measured: Measured, terms: Terms) -> Interval:
     """Of the machine, at the offered load: as measured, or on hardware by the yardstick."""
     unit = measured.unit
-    body = yardstick.interval([one.body_ns(unit.clock_ns) for one in measured.load])
+    bodies = [one.body_ns(unit.clock_ns) for one in measured.load]
+    body = yardstick.interval(bodies, emulated=terms.emulated)
     traps = _traps(measured.load)
     if terms.emulated:
         ns = yardstick.on_hardware(unit.count_in(body, traps), terms.machine)
@@ -420,7 +421,7 @@ def _cost_ns(slices: Sequence[Slice], unit: Unit) -> float:
 def _account(measured: Measured, terms: Terms) -> str:
     unit = measured.unit
     bodies = [one.body_ns(unit.clock_ns) for one in measured.load]
-    body = yardstick.interval(bodies)
+    body = yardstick.interval(bodies, emulated=terms.emulated)
     units = unit.count_in(body, _traps(measured.load))
     lines = [
         f"an empty kprobe: {_ns(unit.cost)} a call (median of {SAMPLES} differences of median "

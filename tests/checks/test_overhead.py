@@ -60,6 +60,15 @@ def test_interval_ignores_four_values_that_a_busy_host_spoilt() -> None:
     assert found == Interval(low=10.0, mid=10.0, high=10.0)
 
 
+def test_interval_under_emulation_ignores_what_a_host_added_to_half_of_the_values() -> None:
+    """Nothing makes an emulated program faster than it is; the low end stays the least."""
+    values = [9.0] + [10.0] * (SAMPLES // 2 - 1) + [1e9] * (SAMPLES // 2)
+
+    assert yardstick.interval(values, emulated=True).high == 10.0
+    assert yardstick.interval(values, emulated=True).low == 9.0
+    assert yardstick.interval(values).high == 1e9
+
+
 def test_interval_of_too_few_values_is_refused() -> None:
     """Its level would not be the one that is stated."""
     with pytest.raises(HarnessError, match=f"{SAMPLES - 1} measurements"):
