@@ -24,7 +24,7 @@ def test_every_patch_has_its_row() -> None:
 def test_every_mutant_names_a_check_that_there_is() -> None:
     known = {check.name for check in checks.ALL} | {coreaccess.NAME}
 
-    assert {name for mutant in MUTANTS.values() for name in (mutant.by, *mutant.also)} <= known
+    assert {name for mutant in MUTANTS.values() for name in (*mutant.by, *mutant.also)} <= known
 
 
 @pytest.mark.parametrize("mutant", _BY_NAME)
