@@ -22,6 +22,7 @@ stretch but never for a whole window (gcra).
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,8 @@ def _run(
         return seen, None
     if scenario == "dnsperf":
         observer.require_command(seen, "name server or dnsperf")
-        return seen, offered.read_dnsperf(seen.command_output, _DNSPERF_S)
+        first_ns = next(iter(event_times(seen)), sys.maxsize)
+        return seen, offered.read_dnsperf(seen.command_output, _DNSPERF_S, first_ns)
     observer.require_command(seen, "send driver")
     return seen, offered.read_floods(seen.command_output, ("all CPUs", "one CPU"))
 

@@ -19,7 +19,7 @@ from harness.results import Series
 
 NS_PER_S = 1_000_000_000
 BIN_NS = 100_000_000  # of a timeline that is drawn
-_UPTIME_NS = 10_000_000  # /proc/uptime is cut to hundredths of a second
+UPTIME_NS = 10_000_000  # /proc/uptime is cut to hundredths of a second
 _ENDS = 4  # at which a bucket's promise is asked for
 _PAUSE = 0.02  # of the time: a generator's pause that may cover every one of them
 
@@ -116,7 +116,7 @@ def core(before_ns: int, after_ns: int, sending_ns: int, margin_ns: int) -> Span
     on end: it began at after - sending or earlier, and ended at before + sending or later. The
     margin is for its threads, which begin and end one after another.
     """
-    start = after_ns + _UPTIME_NS - sending_ns + margin_ns
+    start = after_ns + UPTIME_NS - sending_ns + margin_ns
     end = before_ns + sending_ns - margin_ns
     return Span(start_ns=start, end_ns=end) if end > start else None
 
