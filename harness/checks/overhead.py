@@ -198,7 +198,11 @@ def _ask(context: Context) -> CheckResult:
             return observer.failed(CHECK.name, seen)
         observer.require_command(seen, "load")
         within.append(told(seen.command_output, base))
-        evidence += seen.evidence
+        lines = seen.command_output.encode()
+        evidence += [
+            *seen.evidence,
+            context.keep("load", f"overhead-load-{number + 1}.jsonl", lines),
+        ]
         without.append(_without(context, sides=1 if number == len(_SLICES) - 1 else 2))
     said.append(_run(context, yardstick.kprobe_argv(OBJCHECK, _ROUNDS[1], _CALLS)))
     evidence.append(context.keep("empty kprobe", "overhead-kprobe.jsonl", "".join(said).encode()))
