@@ -109,28 +109,26 @@ def _marks(low: float, high: float) -> list[float]:
 
 
 def _over_time(cells: Sequence[Cell]) -> Chart | None:
-    found = [
-        (cell.kernel.name, check.check, tuple(one for one in check.series if one.values))
+    found = {
+        cell.kernel.name: [(c.check, one) for c in cell.checks for one in c.series if one.values]
         for cell in cells
-        for check in cell.checks
-        if any(one.values for one in check.series)
-    ]
+    }
+    found = {kernel: several for kernel, several in found.items() if several}
     if not found:
         return None
-    everything = [series for _, _, several in found for series in several]
-    top = max(max((*series.values, series.limit or 0)) for series in everything)
-    several_checks = len({check for _, check, _ in found}) > 1
+    everything = [series for several in found.values() for _, series in several]
     names = list(dict.fromkeys(series.name for series in everything))
     units = ", ".join(dict.fromkeys(series.unit for series in everything))
     step_ms = 1000 * min(series.step_s for series in everything)
+    top = max(max((*series.values, series.limit or 0)) for series in everything)
     return Chart(
         id="over-time", title="Events over time",
-        caption=f"In {units}, counted every {step_ms:g} ms; all plots on the same scale, the "
-        "dashed line is the limit.",
+        caption=f"In {units}, counted every {step_ms:g} ms, all plots on the same scale. So short "
+        "a time may hold more than its share; what the checks judge is every whole second.",
         keys=_keys(names, limits=["limit"] if any(s.limit for s in everything) else []),
         drawings=tuple(
-            (f"{kernel}: {check}" if several_checks else kernel, _small(several, names, top))
-            for kernel, check, several in found
+            (kernel, _small([series for _, series in several], names, top))
+            for kernel, several in found.items()
         ),
         headers=("kernel", "check", "what", "length", "highest", "mean", "limit", "unit"),
         rows=tuple(
@@ -139,20 +137,22 @@ def _over_time(cells: Sequence[Cell]) -> Chart | None:
                 number(max(series.values)), number(sum(series.values) / len(series.values)),
                 _text(series.limit), series.unit,
             )
-            for kernel, check, several in found
-            for series in several
+            for kernel, several in found.items()
+            for check, series in several
         ),
     )  # fmt: skip
 
 
 def _small(several: Sequence[Series], names: Sequence[str], top: float) -> Markup:
     """One kernel's series; a series has the same place, so the same colour, in every plot."""
+    limits = sorted({series.limit for series in several if series.limit is not None})
+    marks = [0.0, *limits, *([2 * limits[-1]] if limits and top > 1.4 * limits[-1] else [])]
     chart = pygal.XY(
         **_options(
-            320, 150, show_dots=False, show_legend=False, range=(0, top * 1.05),
-            include_x_axis=True, y_labels_major_count=3, show_minor_y_labels=False,
+            340, 150, show_dots=False, show_legend=False, range=(0, max(top, marks[-1]) * 1.05),
+            include_x_axis=True, y_labels=marks if limits else None,
             x_labels_major_count=3, show_minor_x_labels=False, margin=6, margin_bottom=12,
-            x_value_formatter=lambda value: f"{value:g} s",
+            margin_right=24, x_value_formatter=lambda value: f"{value:g} s",
         )
     )  # fmt: skip
     by_name = {series.name: series for series in several}
@@ -161,7 +161,6 @@ def _small(several: Sequence[Series], names: Sequence[str], top: float) -> Marku
         values = series.values if series else ()
         step_s = series.step_s if series else 1.0
         chart.add(name, [(at * step_s, value) for at, value in enumerate(values)])
-    limits = sorted({series.limit for series in several if series.limit is not None})
     end = max(len(series.values) * series.step_s for series in several)
     for limit in limits:
         chart.add("limit", [(0, limit), (end, limit)])
@@ -187,11 +186,11 @@ def _cost(cells: Sequence[Cell], name: str) -> Chart | None:
     names = list(dict.fromkeys(f.name for f in same))
     limits = sorted({f.limit for f in same if f.limit is not None})
     table = [[_of(all_, one) for one in names] for all_ in figures.values()]
-    chart = _line(_WIDTH, 300, list(figures), stroke=False, dots_size=4, include_x_axis=True)
+    chart = _line(_WIDTH, 300, list(figures), include_x_axis=True)
     for column, one in enumerate(names):
         chart.add(one, [row[column] for row in table])
     for limit in limits:
-        chart.add("limit", [limit] * len(figures), show_dots=len(figures) == 1, stroke=True)
+        chart.add("limit", [limit] * len(figures), show_dots=len(figures) == 1)
     emulated = any(f.emulated for all_ in figures.values() for f in all_)
     return Chart(
         id=f"cost-{name}", title={"overhead": "CPU", "memory": "Memory"}.get(name, name),
@@ -229,7 +228,7 @@ def _time(cells: Sequence[Cell]) -> Chart | None:
     chart = pygal.HorizontalStackedBar(
         **_options(
             _WIDTH, height, show_legend=False,
-            value_formatter=lambda value: f"{value:.1f} s", show_y_guides=False,
+            value_formatter=lambda value: f"{number(value)} s", show_y_guides=False,
             show_x_guides=True,
         )
     )  # fmt: skip
@@ -280,7 +279,8 @@ def _line(width: int, height: int, labels: Sequence[str], **options: Any) -> Any
     many = len(labels) > 8
     chart = pygal.Line(
         **_options(
-            width, height, x_label_rotation=-60 if many else 0, show_legend=False, **options,
+            width, height, x_label_rotation=-60 if many else 0, show_legend=False,
+            margin_right=48, **options,
         )
     )  # fmt: skip
     chart.x_labels = list(labels)

@@ -124,6 +124,7 @@ def _good(number: int) -> tuple[CheckResult, ...]:
     cpu = Figure(name="CPU", value=0.8, unit="%", limit=2.0, emulated=True)
     ran = Ran(command="objcheck load /subject/x.bpf.o", status=0, duration_s=0.5)
     return (
+        check("resolve", Verdict.PASS),
         replace(check("verifier", Verdict.PASS), programs=programs, commands=(ran,)),
         replace(check("rate-limit", Verdict.PASS), series=(events,)),
         replace(check("memory", Verdict.PASS), figures=(memory,)),

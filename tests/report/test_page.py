@@ -105,6 +105,7 @@ def test_a_cell_opens_by_keyboard_and_escape_leads_back(opened: Chrome) -> None:
     first.send_keys(Keys.ARROW_DOWN)
     below = opened.switch_to.active_element
     below.send_keys(Keys.ARROW_RIGHT)
+    opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     cell = opened.switch_to.active_element
     label = cell.get_attribute("aria-label") or ""
     cell.send_keys(Keys.ENTER)
@@ -129,7 +130,7 @@ def test_a_verifier_log_shows_the_source_and_the_whole_file_is_in_the_page(
     elsewhere.parent.mkdir(exist_ok=True)
     shutil.copy(page, elsewhere)
     opened.get(elsewhere.as_uri())
-    _one(opened, ".matrix a.v-fail").click()
+    _one(opened, ".matrix a.v-fail").send_keys(Keys.ENTER)
 
     assert _one(opened, "#drawer .log .src").text.startswith("; BPF_CORE_READ(sk, sk_protocol)")
     _one(opened, "#drawer button.show").send_keys(Keys.ENTER)
@@ -139,6 +140,16 @@ def test_a_verifier_log_shows_the_source_and_the_whole_file_is_in_the_page(
     shown = _one(opened, "#drawer li pre").get_property("textContent")
     assert isinstance(shown, str)
     assert shown.rstrip("\n") == (VERIFIER_LOG * 3).rstrip("\n")
+
+
+def test_a_cell_of_resolve_marks_its_own_values_among_those_that_moved(opened: Chrome) -> None:
+    """What does this field have here, and where is it elsewhere?"""
+    _one(opened, "a[href='#k9-resolve']").send_keys(Keys.ENTER)
+    marked = opened.find_elements(By.CSS_SELECTOR, "#drawer .outcome.here")
+    others = opened.find_elements(By.CSS_SELECTOR, "#drawer .outcome:not(.here)")
+
+    assert [one.text.split()[:2] for one in marked] == [["→", "1,000"]]
+    assert [one.text.split()[0] for one in others] == ["968"]
 
 
 def test_verdicts_can_be_filtered_by_keyboard(opened: Chrome) -> None:

@@ -66,12 +66,26 @@ document.addEventListener("click", (event) => {
 
 // ---- cells open in a drawer; without script the links lead to the same below ----
 
+// The table of relocations that differ, with this kernel's values marked.
+function showMoved(place) {
+	const moved = document.getElementById("moved");
+	if (!moved) return;
+	const table = moved.firstElementChild.cloneNode(true);
+	for (const outcome of table.querySelectorAll(".outcome")) {
+		if (!outcome.dataset.kernels.split(" ").includes(place.dataset.kernel)) continue;
+		outcome.classList.add("here");
+		outcome.prepend("→ ");
+	}
+	place.append(table);
+}
+
 function open(details) {
 	const body = document.getElementById("drawer-body");
 	const copy = details.cloneNode(true);
 	for (const one of copy.querySelectorAll("[id]")) one.removeAttribute("id");
 	copy.querySelector("summary").remove();
 	body.replaceChildren(...copy.childNodes);
+	for (const place of body.querySelectorAll(".moved-here")) showMoved(place);
 	const title = details.querySelector("summary h3, summary h4").cloneNode(true);
 	const heading = document.getElementById("drawer-title");
 	heading.replaceChildren(...title.childNodes);
