@@ -159,7 +159,8 @@ def read_dnsperf(output: str, seconds: float, first_ns: int) -> Offered:
     start = min(first_ns, after + timeline.UPTIME_NS - run_ns) + _MARGIN_NS
     end = before + int(seconds * NS_PER_S) - _MARGIN_NS
     span = Span(start_ns=start, end_ns=end) if end > start else None
-    load = Load(name="dnsperf", matched=datagrams, per_s=datagrams * NS_PER_S / run_ns, span=span)
+    # Of the queries alone: when the answers left is not known, and the last ones are waited for.
+    load = Load(name="dnsperf", matched=datagrams, per_s=sent / seconds, span=span)
     return Offered(cpus=_cpus(words, output), loads=(load,), queries_per_s=per_s)
 
 
