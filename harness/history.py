@@ -23,9 +23,10 @@ SCHEMA = 1
 # check, figure: what of a cell is followed
 FOLLOWED = (
     ("boot", "guest ready"),
-    ("rate-limit", "most events in any second"),
+    ("rate-limit", "events in any second"),
     ("memory", "memory"),
     ("overhead", "CPU share"),
+    ("overhead", "CPU share (estimated)"),
 )
 
 
@@ -126,3 +127,15 @@ def read(reports: Path) -> list[Entry]:
         if entry.schema == SCHEMA:
             found.append(entry)
     return sorted(found, key=lambda one: one.started)
+
+
+def quantities(entry: Entry) -> dict[str, dict[str, float]]:
+    """What a run measured, each quantity by kernel: of the programs, the dearest."""
+    found: dict[str, dict[str, float]] = {}
+    for kernel in entry.kernels:
+        if kernel.insns:
+            dearest = float(max(kernel.insns.values()))
+            found.setdefault("instructions of the dearest program", {})[kernel.name] = dearest
+        for name, value in kernel.figures.items():
+            found.setdefault(name, {})[kernel.name] = value
+    return found

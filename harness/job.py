@@ -201,23 +201,36 @@ def _left_out(wanted: Request) -> list[str]:
 def write_reports(run: Run, directory: Path) -> list[Path]:
     """Write every form of the results; their paths, as a person would type them."""
     results.write(run, directory / "results.json")
-    written = redraw(directory / "results.json")
     latest = directory.parent / "latest"
     if directory.parent.name == REPORTS.name:
         if latest.is_symlink() or not latest.exists():
             latest.unlink(missing_ok=True)
             latest.symlink_to(directory.name)
         history.append(run, directory.parent)
-    return [_shown(directory / "results.json"), *written]
+    return [_shown(directory / "results.json"), *redraw(directory / "results.json")]
 
 
 def redraw(path: Path) -> list[Path]:
     """Draw the reports beside a results.json again; GitHub, where it listens, gets the short one."""
-    drawn = reporting.draw(results.read(path), path.parent)
+    run = results.read(path)
+    drawn = reporting.draw(run, path.parent, _past(run, path.parent.parent))
     for name, content in drawn.items():
         results.write_atomically(path.parent / name, content)
     _append_step_summary(drawn[reporting.SHORT])
     return [_shown(path.parent / name) for name in drawn]
+
+
+def _past(run: Run, reports: Path) -> list[reporting.Past]:
+    """Runs of the same subject on the same accelerator up to this one; times of others differ."""
+    return [
+        reporting.Past(
+            started=entry.started, commit=entry.commit, quantities=history.quantities(entry)
+        )
+        for entry in history.read(reports)
+        if entry.subject == run.subject.name
+        and entry.started <= run.run.started
+        and {kernel.accelerator for kernel in entry.kernels} == {run.run.accelerator}
+    ]
 
 
 def _append_step_summary(short: bytes) -> None:

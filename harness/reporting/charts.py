@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree as Xml
@@ -92,7 +92,7 @@ def _instructions(cells: Sequence[Cell]) -> Chart | None:
     return Chart(
         id="instructions", title="Instructions that the verifier processed",
         caption="Of each program on each kernel, with the limit. The scale is logarithmic.",
-        keys=_keys(names, limits=[f"limit {number(limit)}" for limit in limits]),
+        keys=keys(names, limits=[f"limit {number(limit)}" for limit in limits]),
         drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
         headers=("kernel", *names), rows=rows,
     )  # fmt: skip
@@ -125,7 +125,7 @@ def _over_time(cells: Sequence[Cell]) -> Chart | None:
         id="over-time", title="Events over time",
         caption=f"In {units}, counted every {step_ms:g} ms, all plots on the same scale. So short "
         "a time may hold more than its share; what the checks judge is every whole second.",
-        keys=_keys(names, limits=["limit"] if any(s.limit for s in everything) else []),
+        keys=keys(names, limits=["limit"] if any(s.limit for s in everything) else []),
         drawings=tuple(
             (kernel, _small([series for _, series in several], names, top))
             for kernel, several in found.items()
@@ -196,7 +196,7 @@ def _cost(cells: Sequence[Cell], name: str) -> Chart | None:
         id=f"cost-{name}", title={"overhead": "CPU", "memory": "Memory"}.get(name, name),
         caption=f"In {unit}, as the {name} check found it on each kernel."
         + (" Measured under emulation." if emulated else ""),
-        keys=_keys(names, limits=[f"limit {number(limit)} {unit}" for limit in limits]),
+        keys=keys(names, limits=[f"limit {number(limit)} {unit}" for limit in limits]),
         drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
         headers=("kernel", *names),
         rows=tuple((k, *(_text(v) for v in row)) for k, row in zip(figures, table, strict=True)),
@@ -258,9 +258,20 @@ def _text(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _keys(names: Sequence[str], limits: Sequence[str]) -> tuple[Key, ...]:
+def keys(names: Sequence[str], limits: Sequence[str]) -> tuple[Key, ...]:
+    """For plots whose series have these names, in this order, and then these limits."""
     series = [Key(name=one, classes=f"serie-{at} color-{at}") for at, one in enumerate(names)]
     return (*series, *(Key(name=one, classes="limit") for one in limits))
+
+
+def line_chart(
+    labels: Sequence[str], lines: Mapping[str, Sequence[float | None]]
+) -> tuple[str, Markup]:
+    """A drawing without heading: a line for each name over the labels, from zero."""
+    chart = _line(_WIDTH, 260, labels, include_x_axis=True)
+    for name, values in lines.items():
+        chart.add(name, list(values))
+    return "", _drawn(chart)
 
 
 # ---- pygal ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,8 +17,10 @@ from harness.reporting.charts import charts
 from harness.reporting.evidence import gather
 from harness.reporting.minimum import by_age, minimums, span
 from harness.reporting.page import environment
+from harness.reporting.past import Past
 from harness.reporting.problems import problems
 from harness.reporting.relocations import rows, spans
+from harness.reporting.trends import trends
 from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
 
@@ -29,7 +32,7 @@ class Choice:
     count: int
 
 
-def html(run: Run, directory: Path | None) -> str:
+def html(run: Run, directory: Path | None, past: Sequence[Past] = ()) -> str:
     """The page; evidence files are taken from `directory`, where the results.json is."""
     data = resources.files("harness.reporting") / "data"
     script = (data / "report.js").read_text(encoding="utf-8")
@@ -45,7 +48,7 @@ def html(run: Run, directory: Path | None) -> str:
         problems=problems(run),
         minimums=minimums(run),
         span=span(run),
-        charts=charts(run),
+        charts=[*charts(run), *trends(past)],
         relocations=rows(run.relocations),
         spans=lambda kernels: spans(kernels, order),
         files=gather(run, directory),
