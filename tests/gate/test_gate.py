@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, gate
+from harness import checks, cli, coreaccess, gate, paths, prediction
 from harness.errors import UsageError
 from harness.gate import Coverage, Exemption, Line, Policy, State
 from harness.results import Cause, Figure, Run, Verdict
@@ -253,6 +253,15 @@ def test_a_policy_that_makes_no_sense_is_refused(tmp_path: Path, content: str, w
     path.write_text(content)
     with pytest.raises(UsageError, match=words):
         gate.read_policy(path)
+
+
+def test_the_project_s_own_policy_names_checks_that_exist() -> None:
+    """A line whose check nobody asks could never be ticked."""
+    known = {one.name for one in checks.ALL} | {"compile", coreaccess.NAME, prediction.NAME}
+    policy = gate.read_policy(paths.default_manifest().parents[1] / "gate.toml")
+    named = {name for line in policy.lines for name in line.checks}
+    assert named <= known
+    assert {one.name for one in checks.ALL} - named <= {"command"}
 
 
 def test_what_is_no_coverage_report_is_refused(tmp_path: Path) -> None:
