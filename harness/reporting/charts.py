@@ -68,18 +68,20 @@ def charts(run: Run) -> list[Chart]:
 
 def _instructions(cells: Sequence[Cell]) -> Chart | None:
     said = {cell.kernel.name: {p.name: p for p in programs_of(cell)} for cell in cells}
-    said = {k: v for k, v in said.items() if any(p.insns_processed is not None for p in v.values())}
+    # A logarithm has no place for less than one instruction.
+    said = {k: v for k, v in said.items() if any((p.insns_processed or 0) > 0 for p in v.values())}
     names = list(dict.fromkeys(name for programs in said.values() for name in programs))
     if not names:
         return None
     values = {
-        name: [p.insns_processed if (p := programs.get(name)) else None for programs in said.values()]
+        name: [_positive(programs[name].insns_processed) if name in programs else None
+               for programs in said.values()]
         for name in names
     }  # fmt: skip
     answers = [program for programs in said.values() for program in programs.values()]
-    limits = sorted({p.insns_limit for p in answers if p.insns_limit is not None})
+    limits = sorted({v for p in answers if (v := _positive(p.insns_limit)) is not None})
     shown = [float(value) for column in values.values() for value in column if value]
-    marks = _marks(min(shown, default=1.0), max([*shown, *limits]))
+    marks = _marks(min(shown), max([*shown, *limits]))
     chart = _line(_WIDTH, 380, list(said), logarithmic=True, y_labels=marks,
                   range=(marks[0], marks[-1] * 1.05))  # fmt: skip
     for name in names:
@@ -96,6 +98,17 @@ def _instructions(cells: Sequence[Cell]) -> Chart | None:
         drawings=(("", _drawn(chart, limits=range(len(names), len(names) + len(limits)))),),
         headers=("kernel", *names), rows=rows,
     )  # fmt: skip
+
+
+def _positive(value: int | None) -> int | None:
+    return value if value is not None and value > 0 else None
+
+
+def _sane(value: float | None) -> float | None:
+    """pygal divides by what a plot spans, which must be neither nothing nor everything."""
+    if value is None or not abs(value) < 1e15:
+        return None
+    return value if abs(value) > 1e-6 else 0.0
 
 
 def _marks(low: float, high: float) -> list[float]:
@@ -120,7 +133,8 @@ def _over_time(cells: Sequence[Cell]) -> Chart | None:
     names = list(dict.fromkeys(series.name for series in everything))
     units = ", ".join(dict.fromkeys(series.unit for series in everything))
     step_ms = 1000 * min(series.step_s for series in everything)
-    top = max(max((*series.values, series.limit or 0)) for series in everything)
+    values = [v for one in everything for v in (*one.values, one.limit) if _sane(v) is not None]
+    top = max((v for v in values if v is not None), default=1.0)
     return Chart(
         id="over-time", title="Events over time",
         caption=f"In {units}, counted every {step_ms:g} ms, all plots on the same scale. So short "
@@ -145,7 +159,7 @@ def _over_time(cells: Sequence[Cell]) -> Chart | None:
 
 def _small(several: Sequence[Series], names: Sequence[str], top: float) -> Markup:
     """One kernel's series; a series has the same place, so the same colour, in every plot."""
-    limits = sorted({series.limit for series in several if series.limit is not None})
+    limits = sorted({v for series in several if (v := _sane(series.limit)) is not None})
     marks = [0.0, *limits, *([2 * limits[-1]] if limits and top > 1.4 * limits[-1] else [])]
     chart = pygal.XY(
         **_options(
@@ -160,7 +174,8 @@ def _small(several: Sequence[Series], names: Sequence[str], top: float) -> Marku
         series = by_name.get(name)
         values = series.values if series else ()
         step_s = series.step_s if series else 1.0
-        chart.add(name, [(at * step_s, value) for at, value in enumerate(values)])
+        points = [(_sane(at * step_s), _sane(value)) for at, value in enumerate(values)]
+        chart.add(name, [point for point in points if None not in point])
     end = max(len(series.values) * series.step_s for series in several)
     for limit in limits:
         chart.add("limit", [(0, limit), (end, limit)])
@@ -184,11 +199,11 @@ def _cost(cells: Sequence[Cell], name: str) -> Chart | None:
     unit = next(iter(figures.values()))[0].unit
     same = [f for all_ in figures.values() for f in all_ if f.unit == unit]
     names = list(dict.fromkeys(f.name for f in same))
-    limits = sorted({f.limit for f in same if f.limit is not None})
+    limits = sorted({v for f in same if (v := _sane(f.limit)) is not None})
     table = [[_of(all_, one) for one in names] for all_ in figures.values()]
     chart = _line(_WIDTH, 300, list(figures), include_x_axis=True)
     for column, one in enumerate(names):
-        chart.add(one, [row[column] for row in table])
+        chart.add(one, [_sane(row[column]) for row in table])
     for limit in limits:
         chart.add("limit", [limit] * len(figures), show_dots=len(figures) == 1)
     emulated = any(f.emulated for all_ in figures.values() for f in all_)
@@ -235,7 +250,8 @@ def _time(cells: Sequence[Cell]) -> Chart | None:
     # A horizontal bar chart counts from below; the oldest kernel belongs on top.
     chart.x_labels = list(reversed(timed))
     for name, of in columns:
-        chart.add(name, [round(of(timed[kernel]), 3) for kernel in reversed(timed)])
+        spent = [_sane(of(timed[kernel])) for kernel in reversed(timed)]
+        chart.add(name, [None if value is None else round(value, 3) for value in spent])
     return Chart(
         id="time", title="Where cells spent their time",
         caption="Seconds of each phase and check, of every kernel that was booted.",
@@ -270,7 +286,7 @@ def line_chart(
     """A drawing without heading: a line for each name over the labels, from zero."""
     chart = _line(_WIDTH, 260, labels, include_x_axis=True)
     for name, values in lines.items():
-        chart.add(name, list(values))
+        chart.add(name, [_sane(value) for value in values])
     return "", _drawn(chart)
 
 

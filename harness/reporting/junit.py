@@ -41,15 +41,15 @@ def _add_suite(
         suites, "testsuite",
         {
             "id": str(len(suites)),
-            "name": printable(name),
-            "package": printable(run.subject.name),
+            "name": _token(name),
+            "package": _token(run.subject.name),
             "timestamp": _timestamp(run.run.started),
             "hostname": "localhost",
             "tests": str(len(checks)),
             "failures": str(kinds.count("failure")),
             "errors": str(kinds.count("error")),
             "skipped": str(kinds.count("skipped")),
-            "time": f"{sum(check.duration_s for check in checks):.3f}",
+            "time": _seconds(sum(check.duration_s for check in checks)),
         },
     )  # fmt: skip
     properties = Xml.SubElement(suite, "properties")
@@ -77,9 +77,9 @@ def _add_case(suite: Xml.Element, run: Run, cell: Cell | None, check: CheckResul
     case = Xml.SubElement(
         suite, "testcase",
         {
-            "name": printable(check.check),
-            "classname": printable(f"{run.subject.name}.{where}"),
-            "time": f"{check.duration_s:.3f}",
+            "name": _token(check.check),
+            "classname": _token(f"{run.subject.name}.{where}"),
+            "time": _seconds(check.duration_s),
         },
     )  # fmt: skip
     kind = _kind(check)
@@ -115,6 +115,15 @@ def _told(run: Run, cell: Cell | None, check: CheckResult) -> str:
         parts.append(f"{item.title}:\n{words}")
     parts.append(f"again: {reproduce(run, cell, check.check)}")
     return "\n\n".join(part for part in parts if part)
+
+
+def _token(words: str) -> str:
+    """A name; the schemas want one of at least a letter."""
+    return " ".join(printable(words).split()) or "unnamed"
+
+
+def _seconds(duration_s: float) -> str:
+    return f"{min(abs(duration_s), 1e9):.3f}"
 
 
 def _timestamp(started: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from harness.reporting.problems import problems
-from harness.reporting.words import SYMBOL, symbol_and_short
+from harness.reporting.words import SYMBOL, printable, symbol_and_short
 from harness.results import Cell, Run
 
 
@@ -17,12 +17,12 @@ def table(run: Run) -> str:
 
 def headers(run: Run) -> list[str]:
     """The table's columns."""
-    return ["kernel", "release", *run.check_names, "verdict"]
+    return ["kernel", "release", *map(printable, run.check_names), "verdict"]
 
 
 def rows(run: Run) -> list[list[str]]:
     """The table's rows."""
-    return [_row(cell, run.check_names) for cell in run.cells]
+    return [[printable(word) for word in _row(cell, run.check_names)] for cell in run.cells]
 
 
 def problems_text(run: Run) -> str:
@@ -36,7 +36,7 @@ def problems_text(run: Run) -> str:
         lines += [f"    {line}" for line in problem.summary.splitlines()]
         if problem.remedy:
             lines.append(f"    → {problem.remedy}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _row(cell: Cell, names: tuple[str, ...]) -> list[str]:

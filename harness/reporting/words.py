@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -16,20 +17,20 @@ SYMBOL = {
     Verdict.UNKNOWN: "?",
     Verdict.UNAVAILABLE: "∅",
 }
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 EMULATED_NOTE = "~ an emulated figure, measured under TCG: not a property of hardware"
 
 
 def printable(words: str) -> str:
-    """Without the control characters that XML cannot hold."""
+    """Without control characters: XML cannot hold them, and a terminal would obey them."""
     return _NOT_XML.sub("�", words)
 
 
 def number(value: float) -> str:
     """5585.0 → "5,585", 3.2149 → "3.21", 0.000012 → "1.2e-05"."""
-    if value == int(value) and abs(value) < 1e15:
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def figure(one: Figure) -> str:

@@ -279,7 +279,8 @@ def test_no_text_of_a_result_can_become_code() -> None:
     Xml.fromstring(badge.badge(evil))
     xmlschema.XMLSchema(Path(__file__).parent / "junit.xsd").validate(junit.junit(evil).decode())
     jsonschema.Draft202012Validator(_SARIF).validate(json.loads(sarif.sarif(evil)))
-    assert reporting.table(evil)
+    # A terminal would obey an escape sequence.
+    assert "\x1b" not in reporting.table(evil) + reporting.problems_text(evil)
 
 
 def test_the_page_asks_the_network_for_nothing() -> None:
