@@ -54,6 +54,12 @@ from harness.sitting import Bench, Request, SharedAccelerator, trouble_of
 _BOOT_S = 4.5  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
 
+_BEFORE_BOOT = {
+    "compile": "Does it compile, with types and relocations in the object?",
+    "core-access": "Is every read of kernel memory at a relocated offset?",
+    "resolve": "What will libbpf make of each relocation on this kernel?",
+    "boot": "Does the kernel come up and answer?",
+}
 _BACKENDS = ("auto", "docker", "local")
 
 
@@ -237,7 +243,8 @@ def _not_compiled(
     )  # fmt: skip
     return Run(
         schema=results.SCHEMA, run=_facts(request, backend, began, 0.0, None),
-        subject=SubjectFacts(name="not compiled", path="", sha256=""), checks=(check,), cells=(),
+        subject=SubjectFacts(name="not compiled", path="", sha256="", select=request.select),
+        checks=(check,), cells=(),
     )  # fmt: skip
 
 
@@ -271,7 +278,7 @@ def _facts(
         lock_sha256=hashlib.sha256(request.lock.read_bytes()).hexdigest()
         if request.lock.exists()
         else "",
-        questions={check.name: check.question for check in request.checks},
+        questions=_BEFORE_BOOT | {check.name: check.question for check in request.checks},
         planned=request.planned,
     )
 

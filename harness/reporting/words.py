@@ -17,6 +17,7 @@ SYMBOL = {
     Verdict.UNKNOWN: "?",
     Verdict.UNAVAILABLE: "∅",
 }
+_ALWAYS_ASKED: Final = ("compile", "core-access", "resolve", "boot")  # no --checks for them
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 EMULATED_NOTE = "~ an emulated figure, measured under TCG: not a property of hardware"
 
@@ -82,7 +83,7 @@ def reproduce(run: Run, cell: Cell | None, check: str) -> str:
     words = ["inv kernel-matrix", run.subject.select]
     if cell is not None:
         words.append(cell.kernel.select or f"--kernels {cell.kernel.name}")
-        if check in run.run.questions:
+        if check in run.run.questions and check not in _ALWAYS_ASKED:
             words.append(f"--checks {check}")
     return " ".join(word for word in words if word)
 
