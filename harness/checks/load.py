@@ -43,14 +43,19 @@ def _judged(context: Context, found: Loaded) -> CheckResult:
 def _refusal(
     context: Context, refused: list[ProgramAnswer], figures: tuple[Figure, ...], kept: Evidence
 ) -> CheckResult:
+    # What a kernel lacks, a loader may do without; what is wrong with a program it may not.
+    refused = sorted(refused, key=lambda p: cause_of(p.reason, p.stage) is Cause.FEATURE_MISSING)
     first = refused[0]
     cause = cause_of(first.reason, first.stage)
-    others = f" (and {', '.join(p.name for p in refused[1:])})" if refused[1:] else ""
+    alike = [p.name for p in refused[1:] if p.reason is first.reason]
+    differ = [f"{p.name}: {p.reason}" for p in refused[1:] if p.reason is not first.reason]
+    others = f" (and {', '.join(alike)})" if alike else ""
+    more = f"; {', '.join(differ)}" if differ else ""
     return CheckResult(
         check=CHECK.name,
         verdict=Verdict.UNKNOWN if cause in UNKNOWN_CAUSES else Verdict.FAIL,
         cause=cause,
-        summary=f"{first.name}{others}: {first.reason}: {first.why}",
+        summary=f"{first.name}{others}: {first.reason}: {first.why}{more}",
         remedy=_remedy(context, cause, refused),
         figures=figures,
         evidence=(*(_log(context, program) for program in refused if program.log), kept),
