@@ -69,6 +69,8 @@ def _file(name: str, path: str, directory: Path | None, room: int) -> File:
         with whole.open("rb") as file:
             file.seek(max(0, size - _KEPT))
             content = file.read(_KEPT)
+        if size > _KEPT:
+            content = content.partition(b"\n")[2] or content  # not from the middle of a line
     except OSError:
         return absent
     packed = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
