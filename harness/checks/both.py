@@ -112,7 +112,7 @@ def _run(context: Context, traffic: Traffic, name: str) -> Observed:
             [f"{flood} --label {label}-planned {rate} --threads 2", f"{flood} --label {label}-fast all"],
             beside=f"{flood} --non-dns {rate}",
         ),
-        name=name, events=Events.BRIEF,
+        name=name, events=Events.BRIEF, options=offered.LARGE_BUFFER,
         settings={
             "sample_n": traffic.sample_n, "sample_threshold": traffic.sample_threshold,
             "rate_limit": traffic.rate_limit, "rate_burst": traffic.rate_burst,

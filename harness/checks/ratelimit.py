@@ -90,7 +90,10 @@ def _run(
         command = offered.floods(context.driver, floods)
     seen = observer.observe(
         context, command, name=name, events=Events.BRIEF,
-        options=() if scenario == "dnsperf" else ("--limiter", scenario),
+        options=(
+            *offered.LARGE_BUFFER,
+            *(() if scenario == "dnsperf" else ("--limiter", scenario)),
+        ),
         settings={"sample_n": 1, "rate_limit": traffic.rate_limit, "rate_burst": traffic.rate_burst},
     )  # fmt: skip
     if not seen.lived:
