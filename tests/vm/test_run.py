@@ -32,6 +32,9 @@ def test_the_observer_passes_every_check_on_oldest_and_newest(
     assert [cell.kernel.release for cell in run.cells] == [oldest.release, newest.release]
     assert {cell.boot.backend for cell in run.cells if cell.boot} == {backend}
     assert {check.name for check in checks.ALL} < set(run.check_names)
+    assert any(len(one.outcomes) > 1 for one in run.relocations)  # years lie between the two
+    rates = [c for cell in run.cells for c in cell.checks if c.check in ("rate-limit", "both")]
+    assert all(one.series for one in rates)
     written = job.write_reports(run, asked.report_dir)
     assert results.read(asked.report_dir / "results.json") == run
     assert all(path.exists() for path in written)
@@ -66,6 +69,18 @@ def test_a_kernel_that_refuses_the_object_fails_with_the_reason(
         assert load.remedy
         assert cell.verdict is Verdict.FAIL
         assert cell.attempts == 1
+        # What a report shows of it: how it was asked, by what, and where in the source it is.
+        assert load.commands
+        assert cell.boot is not None
+        assert cell.boot.libbpf
+        refused = [program for program in load.programs if program.verdict is Verdict.FAIL]
+        assert all(program.why for program in refused)
+        assert refused
+        findings = [one for check in cell.checks for one in check.findings]
+        assert [one.rule for one in findings] == (
+            ["unresolved-relocation"] if cause is Cause.CORE_RELOCATION else []
+        )
+        assert all(one.file.endswith(f"{source}.bpf.c") and one.line > 0 for one in findings)
     assert job.status(run, strict=False) == 1
 
 
