@@ -87,9 +87,9 @@ def _add_case(suite: Xml.Element, run: Run, cell: Cell | None, check: CheckResul
         first = check.summary.partition("\n")[0]
         cause = f" ({check.cause})" if check.cause else ""
         message = f"{check.verdict}{cause}{f': {first}' if first else ''}"
-        told = Xml.SubElement(
-            case, kind, {"type": check.cause or check.verdict, "message": printable(message)}
-        )
+        told = Xml.SubElement(case, kind, {"message": printable(message)})
+        if kind != "skipped":
+            told.set("type", check.cause or check.verdict)
         told.text = printable(_told(run, cell, check))
 
 
