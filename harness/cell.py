@@ -112,7 +112,11 @@ def _tried(
         return _Tried(held, 1, ())
     why = deciding.summary.partition("\n")[0] if deciding else ""
     bench.emit(Phase(kernel=item.name, phase="again", detail=why))
-    return _Tried(hold(), 2, (f"{deciding.cause if deciding else ''}: {why}",))
+    again = hold()
+    spent = {"earlier try": sum(held.phases_s.values()), **again.phases_s}
+    return _Tried(
+        replace(again, phases_s=spent), 2, (f"{deciding.cause if deciding else ''}: {why}",)
+    )
 
 
 def _asked_for(deciding: CheckResult | None) -> bool:
