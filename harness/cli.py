@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -68,6 +69,11 @@ def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
             raise Exit(code=141) from None
 
     return call
+
+
+def _columns() -> int:
+    """Of the terminal; 0, no limit, where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def _fail(error: HarnessError, code: int) -> NoReturn:
@@ -144,7 +150,7 @@ def kernel_matrix(
     with Progress() as emit:
         run = pipeline.run(request, cache, emit)
     written = job.write_reports(run, request.report_dir)
-    print(f"\n{reporting.table(run)}\n")
+    print(f"\n{reporting.table(run, _columns())}\n")
     if reporting.problems(run):
         print(f"{reporting.problems_text(run)}\n")
     print(reporting.verdict_line(run))
@@ -332,7 +338,7 @@ def report_task(
     if not out:
         raise UsageError("--merge needs --out, the directory of the merged report")
     run, files = job.merge([Path(one) for one in merge], Path(out))
-    print(f"{reporting.table(run)}\n\n{reporting.verdict_line(run)}")
+    print(f"{reporting.table(run, _columns())}\n\n{reporting.verdict_line(run)}")
     for written in files:
         print(f"  {written}")
 

@@ -10,14 +10,35 @@ from harness.reporting.words import SYMBOL, printable, symbol_and_short
 from harness.results import Cell, Run
 
 
-def table(run: Run) -> str:
-    """Kernels down, checks across, one symbol and word a cell."""
-    return tabulate(rows(run), headers=headers(run), tablefmt="simple", disable_numparse=True)
+def table(run: Run, width: int = 0) -> str:
+    """Kernels down, checks across, one symbol and word a cell.
+
+    Where `width` columns are fewer than it takes, in pieces one under the other, each with the
+    kernels' names; 0: as wide as it is.
+    """
+    columns = list(zip(headers(run), *rows(run), strict=True))
+    pieces: list[list[tuple[str, ...]]] = [columns[:1]]
+    for column in columns[1:]:
+        if width and len(pieces[-1]) > 1 and _width([*pieces[-1], column]) > width:
+            pieces.append(columns[:1])
+        pieces[-1].append(column)
+    return "\n\n".join(
+        tabulate(
+            list(zip(*piece, strict=True))[1:], headers=[column[0] for column in piece],
+            tablefmt="simple", disable_numparse=True,
+        )
+        for piece in pieces
+    )  # fmt: skip
+
+
+def _width(columns: list[tuple[str, ...]]) -> int:
+    # Two blanks between columns; tabulate leaves two more beside a heading.
+    return sum(2 + max(len(head) + 2, *map(len, cells)) for head, *cells in columns) - 2
 
 
 def headers(run: Run) -> list[str]:
     """The table's columns."""
-    return ["kernel", "release", *map(printable, run.check_names), "verdict"]
+    return ["kernel", "release", "verdict", *map(printable, run.check_names)]
 
 
 def rows(run: Run) -> list[list[str]]:
@@ -43,4 +64,4 @@ def _row(cell: Cell, names: tuple[str, ...]) -> list[str]:
     by_name = {check.check: check for check in cell.checks}
     checks = [symbol_and_short(by_name.get(name)) for name in names]
     verdict = f"{SYMBOL[cell.verdict]} {cell.verdict}"
-    return [cell.kernel.name, cell.kernel.release or "–", *checks, verdict]
+    return [cell.kernel.name, cell.kernel.release or "–", verdict, *checks]
