@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from harness import sitting, supply
 from harness.catalogue import Kernel
-from harness.checks.context import Check
+from harness.checks.context import Check, Where
 from harness.errors import HarnessError, UnavailableError
 from harness.progress import Phase
 from harness.results import Cause, Cell, CheckResult, KernelFacts, Verdict, worst
@@ -20,7 +20,7 @@ from harness.supply import KernelFiles
 
 Wanted = Kernel | KernelFiles
 _SAID_ITSELF = (Cause.PANIC, Cause.HANG, Cause.TIMEOUT, Cause.NOT_STARTED)
-_NEEDED_FIRST = ("load", "attach")  # without them a sitting alone could only say so again
+_NEEDED_FIRST = ("load", "attach")  # without them another sitting could only say so again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,24 +69,31 @@ def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     files = item.files
     started = time.monotonic()
     asked = bench.request.checks
-    timed = [check for check in asked if check.alone]
-    ordinary = [check for check in asked if not check.alone]
-
-    def hold(checks: Sequence[Check], *, alone: bool) -> Sitting:
-        return sitting.hold(bench, files, item.facts, checks, shared, alone=alone)
-
+    ordinary = [check for check in asked if check.where is Where.ORDINARY]
+    each_boot = [check for check in ordinary if check.each_boot]
     sittings: list[_Tried] = []
-    if ordinary or not timed:
-        sittings.append(_tried(bench, item, shared, lambda: hold(ordinary, alone=False)))
-    unasked = [sitting.not_for(check, bench.built.subject) for check in timed]
-    answers = [result for result in unasked if result is not None]
-    if len(answers) < len(timed):
-        stopped = _stopped(sittings[0].sitting) if sittings else None
-        if stopped is None:
-            both = [*timed, *(check for check in ordinary if check.each_boot)]
-            sittings.append(_tried(bench, item, shared, lambda: hold(both, alone=True)))
+    answers: list[CheckResult] = []
+
+    def hold(checks: Sequence[Check], where: Where) -> None:
+        sittings.append(
+            _tried(
+                bench, item, shared,
+                lambda: sitting.hold(bench, files, item.facts, checks, shared, where),
+            )
+        )  # fmt: skip
+
+    if ordinary or not asked:
+        hold(ordinary, Where.ORDINARY)
+    stopped = _stopped(sittings[0].sitting) if sittings else None
+    for where in (Where.ALONE, Where.COUNTED):
+        timed = [check for check in asked if check.where is where]
+        unasked = [sitting.not_for(check, bench.built.subject) for check in timed]
+        if None not in unasked:
+            answers += [result for result in unasked if result is not None]
+        elif stopped is None:
+            hold([*timed, *each_boot], where)
         else:
-            answers = [_not_reached(check, stopped) for check in timed]
+            answers += [_not_reached(check, stopped) for check in timed]
     before = () if item.predicted is None else (item.predicted,)
     held = [tried.sitting for tried in sittings]
     return Cell(
@@ -125,7 +132,7 @@ def _asked_for(deciding: CheckResult | None) -> bool:
 
 
 def _stopped(first: Sitting) -> CheckResult | None:
-    """What makes a sitting alone pointless: no guest, a lost one, or nothing attached."""
+    """What makes another sitting pointless: no guest, a lost one, or nothing attached."""
     for check in first.checks:
         decides = (
             check.check in (sitting.BOOT, *_NEEDED_FIRST) and check.verdict is not Verdict.PASS

@@ -31,6 +31,7 @@ from harness import (
 from harness.cache import Cache, sha256_of
 from harness.catalogue import Kernel
 from harness.checks import command
+from harness.checks.context import Where
 from harness.errors import UsageError
 from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 REPORTS = Path("reports")
 LATEST = REPORTS / "latest" / "results.json"
+_SITTING = {Where.ALONE: "the machine alone", Where.COUNTED: "a guest that counts instructions"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +189,7 @@ def plan_text(wanted: Request, cache: Cache) -> str:
 
 def _cost(check: checks.Check) -> str:
     """What a check costs and needs; which of its needs the subject lacks shows when it is built."""
-    needs = [*(["the machine alone"] if check.alone else []), *check.features]
+    needs = [*([_SITTING[check.where]] if check.where in _SITTING else []), *check.features]
     return f"  {check.name:<12} {check.estimate_s:5.1f} s  {check.question}" + (
         f" [{', '.join(needs)}]" if needs else ""
     )

@@ -35,6 +35,7 @@ from harness.build import Built
 from harness.cache import Cache, sha256_of
 from harness.cell import Prepared, Wanted
 from harness.checks import Need
+from harness.checks.context import Where
 from harness.errors import HarnessError, UsageError
 from harness.progress import Finished, Listener, Note
 from harness.results import (
@@ -51,7 +52,7 @@ from harness.results import (
 )
 from harness.sitting import Bench, Request, SharedAccelerator, trouble_of
 
-_BOOT_S = 4.5  # under TCG, about
+_BOOT_S = {Where.ORDINARY: 4.5, Where.ALONE: 4.5, Where.COUNTED: 9.0}  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
 
 _BEFORE_BOOT = {
@@ -118,10 +119,13 @@ def _with_traffic(request: Request, built: Built) -> bool:
 def estimate_s(request: Request, jobs: int) -> float:
     """About how long the cells will take with everything cached, under TCG."""
     count = len(request.kernels) + len(request.directories)
-    ordinary = sum(check.estimate_s for check in request.checks if not check.alone)
-    timed = sum(check.estimate_s for check in request.checks if check.alone)
-    together = (_BOOT_S + ordinary) * -(-count // max(jobs, 1))
-    return together + (count * (_BOOT_S + timed) if timed else 0.0)
+    total = 0.0
+    for where in Where:
+        seconds = sum(check.estimate_s for check in request.checks if check.where is where)
+        rounds = count if where is Where.ALONE else -(-count // max(jobs, 1))
+        if seconds or where is Where.ORDINARY:
+            total += rounds * (_BOOT_S[where] + seconds)
+    return total
 
 
 def jobs_for(request: Request) -> int:

@@ -20,12 +20,19 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What the guest sees of hardware."""
+    """What the guest sees of hardware.
+
+    counted: the guest's clock advances by one ns with each instruction that is executed, whatever
+    the host does meanwhile, and jumps to the next timer when all CPUs are idle. So times in the
+    guest are counts of instructions, of all its CPUs together. With TCG only, which then runs the
+    CPUs in turn in one thread (QEMU's "TCG Instruction Counting").
+    """
 
     arch: Arch = Arch.X86_64
     accelerator: Accelerator = Accelerator.TCG
     vcpus: int = 2
     memory_mib: int = 768
+    counted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +85,7 @@ def argv(machine: Machine, boot: Boot, *, interactive: str | None = None) -> lis
         "-display", "none",
         "-accel", machine.accelerator,
         "-cpu", "host" if machine.accelerator is Accelerator.KVM else "max",
+        *(["-icount", "shift=0,sleep=off"] if machine.counted else []),
         "-smp", str(machine.vcpus),
         "-m", f"{machine.memory_mib}M",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",

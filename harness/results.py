@@ -190,7 +190,7 @@ class Cell:
     boot: BootFacts | None
     checks: tuple[CheckResult, ...]
     console: str = ""  # path relative to the report's directory
-    consoles_alone: tuple[str, ...] = ()  # of the sitting that timed checks have for themselves
+    consoles_alone: tuple[str, ...] = ()  # of the sittings that timed checks have for themselves
     attempts: int = 1
     earlier: tuple[str, ...] = ()  # what made earlier attempts unknown
     duration_s: float = 0.0

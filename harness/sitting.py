@@ -2,7 +2,9 @@
 """One sitting: boot a kernel with the subject in it, ask checks, keep the console.
 
 Most checks are asked in an ordinary sitting, beside other guests. Those that are timed get a
-sitting of their own, in which their guest has the machine to itself (`harness.slot`).
+sitting of their own, in which their guest has the machine to itself (`harness.slot`). Those that
+need no more than a cost get one, too, in which an emulator counts instructions for time: the host
+may be as busy as it likes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from harness.baseroot import BaseRoot
 from harness.build import Built
 from harness.cache import Cache
 from harness.catalogue import Kernel
-from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Context
+from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Context, Where
 from harness.checks.splat import MARK
 from harness.errors import HarnessError
 from harness.guest import CommandTimeoutError, Guest, GuestLostError
@@ -109,21 +111,42 @@ def hold(
     facts: KernelFacts,
     checks: Sequence[Check],
     shared: SharedAccelerator,
-    *,
-    alone: bool,
+    where: Where,
 ) -> Sitting:
     """Boot, ask every check, keep the console whatever happens; trouble is an answer too."""
     phases: dict[str, float] = {}
     try:
+        alone = where is Where.ALONE or (
+            where is Where.COUNTED and not _emulated(bench, files, shared, phases)
+        )
         with contextlib.ExitStack() as stack:
             with _phase(bench, files.name, "wait for the machine" if alone else "wait", phases):
                 stack.enter_context(
                     slot.hold(bench.cache, alone=alone, given_up=shared.cancelled.is_set)
                 )
-            held = _held(bench, files, facts, checks, shared, phases, alone=alone)
+            held = _held(bench, files, facts, checks, shared, phases, where)
     except HarnessError as error:
         held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, error),))
     return replace(held, phases_s=phases)
+
+
+def _emulated(
+    bench: Bench, files: KernelFiles, shared: SharedAccelerator, phases: dict[str, float]
+) -> bool:
+    with slot.hold(bench.cache, alone=False, given_up=shared.cancelled.is_set):
+        _, choice = _prepared(bench, files, shared, phases)
+    return choice.accelerator is Accelerator.TCG
+
+
+def _prepared(
+    bench: Bench, files: KernelFiles, shared: SharedAccelerator, phases: dict[str, float]
+) -> tuple[Place, accel.Choice]:
+    with _phase(bench, files.name, "prepare", phases):
+        place = place_of(
+            bench.backend, files, bench.root, bench.cache,
+            lambda text: bench.emit(Phase(kernel=files.name, phase="prepare", detail=text)),
+        )  # fmt: skip
+        return place, shared.choose(place, files.vmlinuz)
 
 
 def _held(
@@ -133,20 +156,20 @@ def _held(
     checks: Sequence[Check],
     shared: SharedAccelerator,
     phases: dict[str, float],
-    *,
-    alone: bool,
+    where: Where,
 ) -> Sitting:
     request = bench.request
-    with _phase(bench, files.name, "prepare", phases):
-        where = place_of(
-            bench.backend, files, bench.root, bench.cache,
-            lambda text: bench.emit(Phase(kernel=files.name, phase="prepare", detail=text)),
-        )  # fmt: skip
-        choice = shared.choose(where, files.vmlinuz)
+    place, choice = _prepared(bench, files, shared, phases)
+    emulated = choice.accelerator is Accelerator.TCG
     memory_mib = request.machine.memory_mib + _more_memory_mib(bench.built.subject)
-    machine = replace(request.machine, accelerator=choice.accelerator, memory_mib=memory_mib)
+    machine = replace(
+        request.machine, accelerator=choice.accelerator, memory_mib=memory_mib,
+        counted=emulated and where is Where.COUNTED,
+    )  # fmt: skip
     answers: list[CheckResult] = []
-    evidence_dir = request.report_dir / "kernels" / files.name / ("alone" if alone else "")
+    evidence_dir = request.report_dir / "kernels" / files.name
+    if where is not Where.ORDINARY:
+        evidence_dir /= where
     boot: BootFacts | None = None
     transcript: Transcript | None = None
     with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:
@@ -157,14 +180,14 @@ def _held(
             with _phase(bench, files.name, "boot", phases):
                 booted = stack.enter_context(
                     vm.booted(
-                        machine, vmlinuz=files.vmlinuz, initrd=initrd, where=where,
+                        machine, vmlinuz=files.vmlinuz, initrd=initrd, where=place,
                         run_dir=run_dir, append=request.append,
                         boot_timeout_s=request.boot_timeout_s,
                         cancelled=shared.cancelled.is_set,
                     )
                 )  # fmt: skip
             boot = BootFacts(
-                backend=where.name, accelerator=choice.accelerator,
+                backend=place.name, accelerator=choice.accelerator,
                 accelerator_reason=choice.reason, qemu=bench.qemu_version, vcpus=machine.vcpus,
                 memory_mib=machine.memory_mib, boot_s=booted.boot_s,
             )  # fmt: skip
@@ -177,7 +200,7 @@ def _held(
                 features=features, subject=bench.built.subject, kernel=facts,
                 types=prediction.types_of(files, bench.cache),
                 detached_btf=files.btf_detached and files.btf is not None,
-                emulated=choice.accelerator is Accelerator.TCG, evidence_dir=evidence_dir,
+                emulated=emulated, counted=machine.counted, evidence_dir=evidence_dir,
                 report_dir=request.report_dir,
             )  # fmt: skip
             for check in checks:

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from harness.checks import binomial, observer, offered, ratelimit, timeline
-from harness.checks.context import Check, Context, Need
+from harness.checks.context import Check, Context, Need, Where
 from harness.checks.observer import Events, Observed, Stats
 from harness.checks.offered import Load, Offered
 from harness.checks.timeline import BIN_NS, NS_PER_S, Delivered, Part, Promise, Timeline
@@ -256,6 +256,6 @@ def answer(judged: Judged, *, emulated: bool, evidence: Sequence[Evidence]) -> C
 
 CHECK = Check(
     name="both", question="Sample first, then limit: does what comes out follow from what was sent?",
-    ask=_ask, estimate_s=4.5, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), alone=True,
+    ask=_ask, estimate_s=4.5, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), where=Where.ALONE,
     thorough=True,
 )  # fmt: skip

@@ -33,6 +33,7 @@ class Context:
     emulated: bool
     evidence_dir: Path  # of this kernel, inside the report's directory
     report_dir: Path
+    counted: bool = False  # a ns of the guest's clock is an executed instruction (qemu.Machine)
 
     @property
     def object(self) -> str:
@@ -139,6 +140,15 @@ class Need(StrEnum):
                 return bool(manifest.commands)
 
 
+class Where(StrEnum):
+    """The sitting that a check is asked in: a boot of its own for all checks of one kind."""
+
+    ORDINARY = "ordinary"  # beside other guests
+    ALONE = "alone"  # timed: no other guest shares the machine with it
+    # Beside others, instructions taken for time. An accelerator that cannot count them: alone.
+    COUNTED = "counted"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """A question, and how it is answered. Every check is root in its guest."""
@@ -149,6 +159,6 @@ class Check:
     estimate_s: float  # under TCG on two idle cores
     needs: tuple[Need, ...] = ()  # of the subject; without, the check is skipped
     features: tuple[str, ...] = ()  # of the kernel, as a manifest's `needs`; without, unsupported
-    alone: bool = False  # timing-sensitive: no other guest shares the machine with it
-    each_boot: bool = False  # asked in the guest of the timed checks too
+    where: Where = Where.ORDINARY
+    each_boot: bool = False  # asked in the guests of the timed checks too
     thorough: bool = False  # only when asked for: by name, or with --checks all

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import msgspec
 
 from harness.checks import observer, offered, timeline
-from harness.checks.context import Check, Context, Need
+from harness.checks.context import Check, Context, Need, Where
 from harness.checks.observer import Events, Observed, Ready, Scalar
 from harness.checks.offered import Load, Offered
 from harness.checks.timeline import Delivered, Part, Promise, Timeline
@@ -240,6 +240,6 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
 
 CHECK = Check(
     name="rate-limit", question="Does it deliver its limit, and never more in any second?",
-    ask=_ask, estimate_s=14.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), alone=True,
+    ask=_ask, estimate_s=14.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), where=Where.ALONE,
     thorough=True,
 )  # fmt: skip

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an empty kprobe costs in a guest, and what a cost counted in empty kprobes may be elsewhere.
 
-Pure. Intervals are of order statistics of SAMPLES values, so that no distribution is assumed: the
-median lies below the least of 16 once in 2^16 runs, and above the fifth largest in 3.8 % of them.
-So the low end, which must be above a limit for a failure, is safe to 1.6e-5; the high end, which
-must be below it for a pass, to 3.8e-2, and four values that a busy host spoilt do not move it. That
-takes the values for independent: what slows the whole guest for seconds shifts them all.
-Under emulation a busy host takes vCPUs away in the midst of a measurement, which only ever adds. The
-lower quartile is then what is bounded above, by the eighth least value (2.7 %).
+Pure. A cost is in ns of the guest's clock, or in instructions where that counts them. Intervals are
+of order statistics of SAMPLES values, so that no distribution is assumed: the median lies below the
+least of 16 once in 2^16 runs, and above the fifth largest in 3.8 % of them. So the low end, which
+must be above a limit for a failure, is safe to 1.6e-5; the high end, which must be below it for a
+pass, to 3.8e-2, and four values that an interrupt or a busy host spoilt do not move it.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from harness.errors import HarnessError
 _T = TypeVar("_T")
 SAMPLES = 16
 _SPOILT = 4  # values above the high end of an interval
-_INTERFERED = 8  # the same, under emulation
 
 # What an empty kprobe program adds to a call on hardware, as published, in ns:
 #   46.8  x86-64, with an atomic add (1/6.431 - 1/9.200 µs: Linux commit c5d420c32cb4, "selftest/bpf:
@@ -36,7 +33,7 @@ _INTERFERED = 8  # the same, under emulation
 _PUBLISHED_NS = {"x86_64": (46.8, 108.0)}
 _PUBLISHED_ELSEWHERE_NS = (46.8, 137.0)
 # Beyond the spread of the publications, either way: for caches that are cold at 10,000 a second and
-# warm in a benchmark, and for an emulator that slows one instruction down more than another.
+# warm in a benchmark, and for instructions that are not all as dear as those of a kprobe's trap.
 MARGIN = 1.25
 
 
@@ -52,33 +49,33 @@ class Interval:
         return Interval(low=self.low * factor, mid=self.mid * factor, high=self.high * factor)
 
 
-def interval(values: Sequence[float], *, emulated: bool = False) -> Interval:
-    """Of SAMPLES values; emulated: they are times that a host has added to."""
+def interval(values: Sequence[float]) -> Interval:
+    """Of SAMPLES values."""
     if len(values) != SAMPLES:
         raise HarnessError(f"{len(values)} measurements, {SAMPLES} are needed")
-    ordered, above = sorted(values), _INTERFERED if emulated else _SPOILT
-    high = ordered[SAMPLES - 1 - above]
-    return Interval(low=ordered[0], mid=min(statistics.median(ordered), high), high=high)
+    ordered = sorted(values)
+    return Interval(
+        low=ordered[0], mid=statistics.median(ordered), high=ordered[SAMPLES - 1 - _SPOILT]
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """An empty kprobe in one guest, in ns."""
+    """An empty kprobe in one guest."""
 
     cost: Interval  # trap and run
-    divisor: Interval  # the same, where it divides: the safe end is the greatest, not the least
-    clock_ns: float  # what the kernel's own statistics measure of a run that does nothing
+    clock: float  # what the kernel's own statistics measure of a run that does nothing
 
-    def count_in(self, ns: Interval, traps: float) -> Interval:
-        """A cost in empty kprobes: `traps` of them, and a body of `ns`.
+    def count_in(self, body: Interval, traps: float) -> Interval:
+        """A cost in empty kprobes: `traps` of them, and a body.
 
         Opposite ends meet, so that their risks add up. Without end where the unit may be nothing.
         """
-        unit = self.divisor
+        unit = self.cost
         return Interval(
-            low=traps + ns.low / unit.high if unit.high > 0 else 0.0,
-            mid=traps + ns.mid / unit.mid if unit.mid > 0 else math.inf,
-            high=traps + ns.high / unit.low if unit.low > 0 else math.inf,
+            low=traps + body.low / unit.high if unit.high > 0 else 0.0,
+            mid=traps + body.mid / unit.mid if unit.mid > 0 else math.inf,
+            high=traps + body.high / unit.low if unit.low > 0 else math.inf,
         )
 
 
@@ -105,10 +102,10 @@ class _Kind(msgspec.Struct, frozen=True):
     type: str
 
 
-def kprobe_argv(objcheck: str, rounds: int, calls: int) -> list[str]:
-    """Time `calls` calls `rounds` times without and with an empty program on udp_sendmsg."""
+def kprobe_argv(objcheck: str, calls: int) -> list[str]:
+    """Time `calls` calls SAMPLES times without and with an empty program on udp_sendmsg."""
     return [
-        objcheck, "kprobe", "--function", "udp_sendmsg", "--rounds", str(rounds),
+        objcheck, "kprobe", "--function", "udp_sendmsg", "--rounds", str(SAMPLES),
         "--calls", str(calls),
     ]  # fmt: skip
 
@@ -125,30 +122,26 @@ def lines_of(text: str) -> list[tuple[str, bytes]]:
     return lines
 
 
-def read_unit(answers: Sequence[str]) -> Unit:
-    """From the answers to `kprobe_argv`, with SAMPLES rounds in all."""
+def read_unit(answer: str) -> Unit:
+    """From the answer to `kprobe_argv`."""
+    lines = lines_of(answer)
+    for kind, line in lines:
+        if kind == "error":
+            raise HarnessError(f"objcheck kprobe: {decoded(line, _Error).text}")
+    if not lines or lines[-1][0] != "end":
+        raise HarnessError("the answer of objcheck kprobe is cut off")
+    blocks = [decoded(line, _Block) for kind, line in lines if kind == "block"]
+    runs = [decoded(line, Run) for kind, line in lines if kind == "run"]
     differences: list[float] = []
-    clocks: list[float] = []
-    for text in answers:
-        lines = lines_of(text)
-        for kind, line in lines:
-            if kind == "error":
-                raise HarnessError(f"objcheck kprobe: {decoded(line, _Error).text}")
-        if not lines or lines[-1][0] != "end":
-            raise HarnessError("the answer of objcheck kprobe is cut off")
-        blocks = [decoded(line, _Block) for kind, line in lines if kind == "block"]
-        runs = [decoded(line, Run) for kind, line in lines if kind == "run"]
-        for one, other in zip(blocks[::2], blocks[1::2], strict=True):
-            with_it, without = (one, other) if one.attached else (other, one)
-            if with_it.attached == without.attached:
-                raise HarnessError("objcheck kprobe: a pair of blocks of one kind")
-            differences.append(float(with_it.median_ns - without.median_ns))
-        if len(runs) != 1 or not runs[0].run_cnt:
-            raise HarnessError("objcheck kprobe: the empty program did not run")
-        clocks.append(runs[0].run_time_ns / runs[0].run_cnt)
-    negated = interval([-value for value in differences])
-    divisor = Interval(low=-negated.high, mid=-negated.mid, high=-negated.low)
-    return Unit(cost=interval(differences), divisor=divisor, clock_ns=min(clocks))
+    for one, other in zip(blocks[::2], blocks[1::2], strict=True):
+        with_it, without = (one, other) if one.attached else (other, one)
+        if with_it.attached == without.attached:
+            raise HarnessError("objcheck kprobe: a pair of blocks of one kind")
+        differences.append(float(with_it.median_ns - without.median_ns))
+    if len(runs) != 1 or not runs[0].run_cnt:
+        raise HarnessError("objcheck kprobe: the empty program did not run")
+    clock = runs[0].run_time_ns / runs[0].run_cnt
+    return Unit(cost=interval(differences), clock=clock)
 
 
 def read_runs(lines: Sequence[tuple[str, bytes]]) -> Mapping[int, Run]:

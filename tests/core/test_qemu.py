@@ -52,6 +52,12 @@ def test_the_cpu_follows_the_accelerator() -> None:
     assert _after(qemu.argv(Machine(accelerator=Accelerator.KVM), _boot()), "-cpu") == ["host"]
 
 
+def test_instructions_are_counted_only_when_asked_for() -> None:
+    """An idle guest's clock must not run at the pace of its timers where a check waits for time."""
+    assert _after(qemu.argv(Machine(counted=True), _boot()), "-icount") == ["shift=0,sleep=off"]
+    assert "-icount" not in qemu.argv(Machine(), _boot())
+
+
 def test_a_comma_in_a_path_stays_in_the_path() -> None:
     """QEMU splits option values at commas; a path must not become an option."""
     words = qemu.argv(Machine(), _boot("a,server=on"))

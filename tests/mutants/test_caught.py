@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness import checks
+from harness.checks.context import Where
 from harness.results import CheckResult, Run, Verdict
 from harness.supply import KernelFiles
 from tests.mutants.conftest import Ask, Subjects
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.vm
 
 _BY_NAME = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS.values()]
 _INNOCENT = ("function",)  # cheap, and green for whatever is broken elsewhere: it loads, it sees
-_ALONE = {check.name for check in checks.ALL if check.alone}
+_APART = {check.name for check in checks.ALL if check.where is not Where.ORDINARY}
 _FINE = {Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED}
 
 
@@ -27,7 +28,7 @@ def test_the_named_check_catches_it_on_oldest_and_newest(
     mutant: Mutant, subject_of: Subjects, ask: Ask, oldest: KernelFiles, newest: KernelFiles
 ) -> None:
     """And what is asked beside it stays green. A timed check is asked alone: that saves a boot."""
-    asked = mutant.by if _ALONE & {*mutant.by} else (*mutant.by, *_INNOCENT)
+    asked = mutant.by if _APART & {*mutant.by} else (*mutant.by, *_INNOCENT)
 
     run = ask(subject_of(mutant), (oldest, newest), asked)
 

@@ -13,6 +13,7 @@ import pytest
 from harness import build
 from harness.cache import Cache
 from harness.checks import Check, Context, load
+from harness.checks.context import Where
 from harness.results import Cause, Verdict
 from harness.supply import KernelFiles
 from tests.vm.matrix import AFTERWARDS, Matrix, check_that, qemus, verdicts
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.vm
 
 
 def _timed(does: Callable[[Context], object]) -> Check:
-    return replace(check_that("timed", does), alone=True)
+    return replace(check_that("timed", does), where=Where.ALONE)
 
 
 def test_a_timed_check_s_guest_is_the_only_one(
