@@ -24,7 +24,6 @@ from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 _CAPTURED_MAX = 512
 _TEST_RUN_MAX = 3058  # BPF_PROG_TEST_RUN takes one page, headroom and frame header included
 _TIMEOUT_S = 60.0
-_SHOWN = 3
 _FIELDS = 7
 # The datagrams go out class by class, the counters read in between: when n datagrams move their
 # class by n and no other, each of them ended in that class.
@@ -238,12 +237,9 @@ def _judged(
     passed = sum(outcome.status is Status.PASSED for outcome in outcomes)
     figure = Figure(name="answers equal", value=float(passed), unit="1")
     if wrong:
-        more = f"\nand {len(wrong) - _SHOWN} more differences" if len(wrong) > _SHOWN else ""
-        return CheckResult(
-            check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
-            summary="\n".join(wrong[:_SHOWN]) + more, figures=(figure,),
+        return observer.differs(
+            CHECK.name, wrong, figures=(figure,), evidence=(kept, *evidence),
             remedy="the table of datagrams says what was expected of each",
-            evidence=(kept, *evidence),
         )  # fmt: skip
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=(figure,), evidence=(kept, *evidence),

@@ -20,7 +20,7 @@ import msgspec
 
 from harness.checks.context import GUEST_BTF, Context
 from harness.errors import HarnessError
-from harness.results import Cause, CheckResult, Evidence, Verdict
+from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 
 Scalar = str | int | float | bool | None
 Event = Mapping[str, Scalar]  # an event's line, "type" left out
@@ -277,6 +277,22 @@ class Told:
 
 # What the observer calls a cause is one of ours, but for what only it knows.
 _CAUSES = {str(cause): cause for cause in Cause} | {"privilege": Cause.INFRA}
+
+
+_SHOWN = 3  # differences in a summary; a hundred are evidence
+
+
+def differs(
+    check: str, wrong: Sequence[str], *, remedy: str, figures: Sequence[Figure] = (),
+    evidence: Sequence[Evidence] = (),
+) -> CheckResult:  # fmt: skip
+    """The verdict of an observer that did not do what it must: the first differences, all kept."""
+    more = f"\nand {len(wrong) - _SHOWN} more differences" if len(wrong) > _SHOWN else ""
+    return CheckResult(
+        check=check, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
+        summary="\n".join(wrong[:_SHOWN]) + more, remedy=remedy, figures=tuple(figures),
+        evidence=(Evidence(title="what is wrong", text="\n".join(wrong[:100])), *evidence),
+    )  # fmt: skip
 
 
 def wrong_with(seen: Observed) -> str:

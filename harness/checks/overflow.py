@@ -28,7 +28,7 @@ from harness.checks.context import Check, Context, Need
 from harness.checks.observer import EVERYTHING, Event, Observed
 from harness.checks.sampled import Flood
 from harness.errors import HarnessError
-from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
+from harness.results import CheckResult, Evidence, Figure, Verdict
 from harness.subject import Subject
 
 _STOPPED = 1_000  # questions while nothing is read; a page holds some 20
@@ -56,7 +56,6 @@ done
 flood $6 b
 """
 _NAME = re.compile(r"t0-([0-9a-f]{8})\.([a-z0-9-]+)\.test\.")
-_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,11 +206,8 @@ def judged(runs: Sequence[Filled]) -> CheckResult:
             figures.append(Figure(name="perf: told as lost", value=one.perf_lost, unit="1"))
     evidence = tuple(item for one in runs for item in one.evidence)
     if wrong:
-        more = f"\nand {len(wrong) - _SHOWN} more differences" if len(wrong) > _SHOWN else ""
-        return CheckResult(
-            check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
-            summary="\n".join(wrong[:_SHOWN]) + more, figures=tuple(figures),
-            evidence=(Evidence(title="what is wrong", text="\n".join(wrong[:100])), *evidence),
+        return observer.differs(
+            CHECK.name, wrong, figures=figures, evidence=evidence,
             remedy="count ring_full in the program, where the buffer refuses; nowhere else",
         )  # fmt: skip
     told = [

@@ -45,7 +45,6 @@ for flood do
 	esac
 done
 """
-_SHOWN = 3  # differences in the summary; all are in the table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,11 +171,8 @@ def judged(runs: Sequence[Sampled], traffic: Traffic, *, emulated: bool) -> Chec
             wrong += sampled.above_threshold(floods["f"], kept["f"], n, threshold)
     evidence = tuple(item for one in runs for item in one.evidence)
     if wrong:
-        more = f"\nand {len(wrong) - _SHOWN} more differences" if len(wrong) > _SHOWN else ""
-        return CheckResult(
-            check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
-            summary="\n".join(wrong[:_SHOWN]) + more, figures=tuple(figures),
-            evidence=(Evidence(title="what is wrong", text="\n".join(wrong[:100])), *evidence),
+        return observer.differs(
+            CHECK.name, wrong, figures=figures, evidence=evidence,
             remedy="decide by a hash of the client's port, the id and the name, and of nothing else",
         )  # fmt: skip
     if short:

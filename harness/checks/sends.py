@@ -43,7 +43,6 @@ status=$?
 rm -rf $d
 exit $status
 """
-_SHOWN = 3  # differences in the summary; all are in the table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,10 +196,8 @@ def _judged(context: Context, runs: Mapping[str, _Run], wrong: list[str]) -> Che
     evidence = (kept, *(item for run in runs.values() for item in run.evidence))
     figure = Figure(name="cases passed", value=float(counts[Status.PASSED]), unit="1")
     if wrong:
-        more = f"\nand {len(wrong) - _SHOWN} more differences" if len(wrong) > _SHOWN else ""
-        return CheckResult(
-            check=CHECK.name, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR,
-            summary="\n".join(wrong[:_SHOWN]) + more, figures=(figure,), evidence=evidence,
+        return observer.differs(
+            CHECK.name, wrong, figures=(figure,), evidence=evidence,
             remedy="the table of cases says what was expected of each",
         )  # fmt: skip
     left = {o.case: o.expected for o in outcomes if o.status is Status.UNSUPPORTED}
