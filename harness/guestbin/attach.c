@@ -205,12 +205,9 @@ int cmd_attach(int argc, char **argv)
 
 	if (options_parse(&o, argc, argv, true))
 		return EXIT_USAGE;
-	status = object_check(&o);
+	status = object_begin(&o, &log);
 	if (status)
 		return status;
-	log = log_reserve(&o);
-	if (!log.answer)
-		return EXIT_USAGE;
 	/* before anything is attached: a signal must never leave something behind unreported */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);

@@ -124,12 +124,9 @@ int cmd_hot(int argc, char **argv)
 	o.log_level = LOG_TRACE_STATES | LOG_STATS;
 	if (o.log_size == DEFAULT_LOG_BYTES)
 		o.log_size = HOT_LOG_BYTES;
-	status = object_check(&o);
+	status = object_begin(&o, &log);
 	if (status)
 		return status;
-	log = log_reserve(&o);
-	if (!log.answer)
-		return EXIT_USAGE;
 	object_line(&o);
 	names = object_programs(&o);
 	for (i = 0; i < names.n; i++)

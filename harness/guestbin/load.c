@@ -31,7 +31,7 @@ static char *reserve(size_t size)
 }
 
 /* Nothing set: no memory, after an error line. */
-struct log_buf log_reserve(const struct options *o)
+static struct log_buf log_reserve(const struct options *o)
 {
 	struct log_buf log = { reserve(o->log_size), reserve(o->log_size), o->log_size };
 
@@ -39,6 +39,16 @@ struct log_buf log_reserve(const struct options *o)
 		return log;
 	js_error_line("log-size", NULL, "cannot reserve %zu bytes for the log", o->log_size);
 	return (struct log_buf){};
+}
+
+int object_begin(const struct options *o, struct log_buf *log)
+{
+	int status = object_check(o);
+
+	if (status)
+		return status;
+	*log = log_reserve(o);
+	return log->answer ? EXIT_RAN : EXIT_USAGE;
 }
 
 /* The end of a log: what it says last, and the figures. */
@@ -396,12 +406,9 @@ int cmd_load(int argc, char **argv)
 
 	if (options_parse(&o, argc, argv, false))
 		return EXIT_USAGE;
-	status = object_check(&o);
+	status = object_begin(&o, &log);
 	if (status)
 		return status;
-	log = log_reserve(&o);
-	if (!log.answer)
-		return EXIT_USAGE;
 	object_line(&o);
 	names = object_programs(&o);
 	for (i = 0; i < names.n; i++)

@@ -144,7 +144,8 @@ struct attempt {
 	uint64_t load_us;	/* the try that gave the answer */
 };
 
-struct log_buf log_reserve(const struct options *o);
+/* What a command on an object does first: EXIT_RAN, or the exit status after an error line. */
+int object_begin(const struct options *o, struct log_buf *log);
 struct attempt load_attempt(const struct options *o, const char *only, struct log_buf log);
 void attempt_free(struct attempt *a);
 void try_optional(const struct options *o, struct log_buf log);

@@ -55,12 +55,9 @@ int cmd_dump_relos(int argc, char **argv)
 		return EXIT_USAGE;
 	if (o.log_level < 0)
 		o.log_level = LOG_STATS;	/* one load per program: the relocations come once */
-	status = object_check(&o);
+	status = object_begin(&o, &log);
 	if (status)
 		return status;
-	log = log_reserve(&o);
-	if (!log.answer)
-		return EXIT_USAGE;
 	object_line(&o);
 	names = object_programs(&o);
 	for (i = 0; i < names.n; i++) {
