@@ -18,9 +18,7 @@ from harness.checks.observer import Event, Observed, Scalar
 from harness.errors import HarnessError
 from harness.results import CheckResult, Verdict
 from harness.subject import Map
-from harness.supply import KernelFiles
 from tests.checks import recorded
-from tests.vm.matrix import Matrix, leftovers
 
 _STRUCT = 152  # octets of struct dns_event
 _BUFFERS = {"ringbuf": "7.3-newest-overflow", "perf": "7.3-newest-overflow-perf"}
@@ -214,22 +212,3 @@ def test_the_observer_is_stopped_for_the_first_questions_only(tmp_path: Path) ->
     )
 
     assert done.stdout.decode().splitlines() == ["labela T", "labelb S"]
-
-
-@pytest.mark.vm
-def test_the_observer_counts_what_found_no_room_on_oldest_and_newest(
-    cache: Cache, oldest: KernelFiles, newest: KernelFiles, tmp_path: Path
-) -> None:
-    """Ring and perf buffers of a page, to the last record."""
-    run = Matrix(
-        cache=cache, kernels=(oldest, newest), backend="local", checks=(overflow.CHECK,),
-        subject=build.from_manifest(paths.default_manifest(), cache, lambda text: None),
-        append=(), boot_timeout_s=240.0, report_dir=tmp_path / "report",
-    ).run()  # fmt: skip
-
-    for cell in run.cells:
-        (said,) = (check for check in cell.checks if check.check == "overflow")
-        assert said.verdict is Verdict.PASS, said
-        assert "ringbuf of 4096 octets: 19 stored, as many as it holds, 981" in said.summary
-        assert "perf of 4096 octets: 19 stored, as many as it holds, 981" in said.summary
-    assert leftovers(cache) == []

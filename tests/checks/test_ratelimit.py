@@ -5,24 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import msgspec
 import pytest
 
-from harness import build, paths
-from harness.cache import Cache
-from harness.checks import both, load, offered, ratelimit
+from harness.checks import offered, ratelimit
 from harness.checks.observer import Ready
 from harness.checks.offered import Load, Offered
-from harness.checks.timeline import NS_PER_S, Span, Timeline
+from harness.checks.timeline import NS_PER_S, Span
 from harness.errors import HarnessError
 from harness.results import Cause, Verdict
 from harness.subject import Traffic
-from harness.supply import KernelFiles
 from tests.checks import limiters
 from tests.checks.limiters import ready, seen
-from tests.vm.matrix import Matrix, leftovers
 
 _TRAFFIC = Traffic()
 _SPAN = Span(start_ns=10 * NS_PER_S, end_ns=12 * NS_PER_S)
@@ -305,32 +299,3 @@ def test_a_flood_that_did_not_say_what_it_sent_is_none(
     """Nothing is judged by a generator that did something else than it was told."""
     with pytest.raises(HarnessError):
         offered.read_floods(output, names, beside=beside)
-
-
-@pytest.mark.vm
-def test_the_observer_keeps_its_limits_on_oldest_and_newest(
-    cache: Cache, oldest: KernelFiles, newest: KernelFiles, tmp_path: Path
-) -> None:
-    """The other half of the mutants' tests: whatever fails there passes here."""
-    report = tmp_path / "report"
-    run = Matrix(
-        cache=cache, kernels=(oldest, newest), backend="local",
-        subject=build.from_manifest(paths.default_manifest(), cache, lambda text: None),
-        checks=(load.CHECK, ratelimit.CHECK, both.CHECK), append=(), boot_timeout_s=240.0,
-        report_dir=report,
-    ).run()  # fmt: skip
-
-    for cell in run.cells:
-        said = {check.check: check for check in cell.checks}
-        for name in (ratelimit.CHECK.name, both.CHECK.name):
-            assert (said[name].verdict, said[name].summary[:1]) != (Verdict.FAIL, "")
-            assert said[name].verdict is Verdict.PASS, said[name].summary
-            assert said[name].figures[0].value <= 1100
-            drawn = [
-                msgspec.json.decode((report / item.path).read_bytes(), type=Timeline)
-                for item in said[name].evidence if Path(item.path).name.startswith("rate-")
-                and item.path.endswith(".json")
-            ]  # fmt: skip
-            assert drawn
-            assert all(sum(one.counts) > 1000 for one in drawn)
-    assert leftovers(cache) == []

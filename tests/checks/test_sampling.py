@@ -8,21 +8,16 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from harness import build, paths
-from harness.cache import Cache
 from harness.checks import observer, sampled, sampling
 from harness.checks.observer import Event, Observed, Ready, Scalar, Stats
 from harness.checks.sampling import Sampled
 from harness.errors import HarnessError
 from harness.results import CheckResult, Verdict
 from harness.subject import Traffic
-from harness.supply import KernelFiles
-from tests.vm.matrix import Matrix, leftovers
 
 _RUN = "5eed"
 _N = 10
@@ -343,20 +338,3 @@ def test_a_driver_that_says_something_else_is_our_trouble(output: str) -> None:
 
     with pytest.raises(HarnessError, match=r"number of CPUs|driver's line"):
         sampling.read(seen)
-
-
-@pytest.mark.vm
-def test_the_observer_samples_fairly_on_oldest_and_newest(
-    cache: Cache, oldest: KernelFiles, newest: KernelFiles, tmp_path: Path
-) -> None:
-    """The hash that runs in the kernel, on names that nobody can know before."""
-    run = Matrix(
-        cache=cache, kernels=(oldest, newest), backend="local", checks=(sampling.CHECK,),
-        subject=build.from_manifest(paths.default_manifest(), cache, lambda text: None),
-        append=(), boot_timeout_s=240.0, report_dir=tmp_path / "report",
-    ).run()  # fmt: skip
-
-    for cell in run.cells:
-        (said,) = (check for check in cell.checks if check.check == "sampling")
-        assert (said.verdict, said.summary[-16:]) == (Verdict.PASS, "all below 1000/s"), said
-    assert leftovers(cache) == []
