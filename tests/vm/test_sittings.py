@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from harness import build
 from harness.cache import Cache
 from harness.checks import Check, Context, load
 from harness.checks.context import Where
+from harness.qemu import Accelerator
 from harness.results import Cause, Verdict
 from harness.supply import KernelFiles
 from tests.vm.matrix import AFTERWARDS, Matrix, check_that, qemus, verdicts
@@ -21,8 +23,8 @@ from tests.vm.matrix import AFTERWARDS, Matrix, check_that, qemus, verdicts
 pytestmark = pytest.mark.vm
 
 
-def _timed(does: Callable[[Context], object]) -> Check:
-    return replace(check_that("timed", does), where=Where.ALONE)
+def _timed(does: Callable[[Context], object], where: Where = Where.ALONE) -> Check:
+    return replace(check_that("timed", does), where=where)
 
 
 def test_a_timed_check_s_guest_is_the_only_one(
@@ -58,6 +60,34 @@ def test_a_timed_check_s_guest_is_the_only_one(
         assert len(consoles) == 2
         assert all((asked.report_dir / path).is_file() for path in consoles)
         assert {"wait for the machine", "boot", "timed"} <= cell.phases_s.keys()
+
+
+def test_a_counted_check_s_guest_knows_no_time_but_its_own(
+    matrix: Callable[..., Matrix], newest: KernelFiles
+) -> None:
+    """An emulated guest that has nothing to do does not wait; its sitting has a directory."""
+    waited: list[float] = []
+    counted: list[bool] = []
+
+    def look(context: Context) -> None:
+        started = time.monotonic()
+        context.guest.run(["/bin/sleep", "600"], timeout_s=300)
+        waited.append(time.monotonic() - started)
+        counted.append(context.counted)
+
+    asked = matrix(newest, checks=(_timed(look, Where.COUNTED), AFTERWARDS))
+
+    (cell,) = asked.run().cells
+
+    assert cell.boot is not None
+    if cell.boot.accelerator == Accelerator.TCG:
+        assert counted == [True]
+        assert waited[0] < 300
+    assert verdicts(cell.checks) == dict.fromkeys(
+        ("resolve", "boot", "timed", "splat"), ("pass", "")
+    )
+    assert (asked.report_dir / cell.console).is_file()
+    assert [path.split("/")[2] for path in cell.consoles_alone] == ["counted"]
 
 
 def test_a_splat_beside_a_timed_check_is_seen(
