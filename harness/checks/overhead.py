@@ -31,7 +31,7 @@ empty kprobes on 6.1 and 2.8 on 7.3, which estimates 97 to 351 ns and 105 to 378
 inside. It is one program on two machines, though.
 What the estimate cannot see: an instruction that misses the cache or locks the bus counts as one, so
 maps larger than a cache are not what it can judge. A second figure says what the share is if a CPU
-does but one instruction a ns, which is little (270 to 340 in 47 to 108 ns are 2.5 to 7): where
+does but one instruction a ns, which is little (270 to 360 in 47 to 108 ns are 2.5 to 8): where
 that is below the limit, too, the estimate does not depend on what was published.
 A correct subject fails less than once in 10,000 runs: each of the two low ends that make the share's
 is safe to 1.6e-5 (`yardstick`).
