@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import accel, baseroot, inventory, pipeline, results, rundir, session, sitting
+from harness import accel, baseroot, inventory, pipeline, results, rundir, session, sitting, slot
 from harness.bench import boot
 from harness.cache import Cache
 from harness.errors import UsageError
@@ -80,8 +80,9 @@ def bench_boot(
     files, _, _, choice = _session(words, cache, emit, backend="local")
     lock = inventory.load_lock()
     package = boot.modules_package(files.name, lock, cache) if lock is not None else None
-    found = boot.measure(
-        files, package, cache, Machine(accelerator=choice.accelerator), rounds=rounds,
-        on_progress=noting(emit),
-    )  # fmt: skip
+    with slot.hold(cache, alone=True):
+        found = boot.measure(
+            files, package, cache, Machine(accelerator=choice.accelerator), rounds=rounds,
+            on_progress=noting(emit),
+        )  # fmt: skip
     return boot.render(found), found.verdict
