@@ -27,8 +27,6 @@ _LOADERS = {
     "runqlen": ("./runqlen 1 1", True, False),
     "bitesize": ("./bitesize 1 1", False, True),
     "tcppktlat": ("timeout -s INT 3 ./tcppktlat", True, True),
-    # It leaves SIGINT alone: who is there to be killed by it has loaded and attached.
-    "biosnoop": ("timeout -s INT 3 ./biosnoop; test $? = 130", False, True),
 }  # fmt: skip
 
 
