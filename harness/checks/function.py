@@ -22,24 +22,44 @@ echo "$1 A" >/tmp/query
 dnsperf -s 127.0.0.1 -d /tmp/query -n 1 -t 20
 kill $(pidof nsd) 2>/dev/null
 """
+# Neither server nor client is the subject: an exchange that did not come about is tried again.
+# (Seen once in 150 runs, on 6.18 under emulation: dnsperf ended early, without an answer.)
+_ATTEMPTS = 3
 _ANSWERED = "Queries completed:    1 "
 
 
 def _ask(context: Context) -> CheckResult:
-    name = f"{secrets.token_hex(8)}.{_ZONE}"
-    seen = observer.observe(
-        context, ["/bin/sh", "-c", _EXCHANGE, "function", name], name="function"
-    )
+    name, seen = _exchange(context, "function")
+    for attempt in range(1, _ATTEMPTS):
+        if not seen.lived or _answered(seen):
+            break
+        name, seen = _exchange(context, f"function-{attempt}")
     if not seen.lived:
         return observer.failed(CHECK.name, seen)
-    if " ".join(_ANSWERED.split()) not in " ".join(seen.command_output.split()):
-        said = (seen.command_error.strip() or seen.command_output.strip())[-300:]
-        return CheckResult(
-            check=CHECK.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
-            summary=f"no DNS exchange in the guest: {said}",
-            evidence=(Evidence(title="dnsperf", text=seen.command_output[-2000:]), *seen.evidence),
-        )  # fmt: skip
-    return judged(name, seen)
+    if _answered(seen):
+        return judged(name, seen)
+    said = " ".join((seen.command_output + seen.command_error).split())[-300:]
+    return CheckResult(
+        check=CHECK.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
+        summary=f"no DNS exchange in the guest, {_ATTEMPTS} times: {said}",
+        evidence=(
+            Evidence(title="dnsperf", text=seen.command_output[-2000:]),
+            Evidence(title="errors", text=seen.command_error[-2000:]),
+            *seen.evidence,
+        ),
+    )  # fmt: skip
+
+
+def _exchange(context: Context, file: str) -> tuple[str, Observed]:
+    """The name that was asked for, and what was seen meanwhile."""
+    name = f"{secrets.token_hex(8)}.{_ZONE}"
+    return name, observer.observe(
+        context, ["/bin/sh", "-c", _EXCHANGE, "function", name], name=file
+    )
+
+
+def _answered(seen: Observed) -> bool:
+    return " ".join(_ANSWERED.split()) in " ".join(seen.command_output.split())
 
 
 def judged(name: str, seen: Observed) -> CheckResult:
