@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two runs side by side: verdicts that changed, figures that moved beyond noise, what is new or gone.
 
-A figure moved when it changed by more than its noise, as a share of the larger of the two:
+A figure moved when it changed by more than its noise, as a share of the larger of the two, or of
+its limit where that is larger:
 processed instructions, states and stack: none (a verifier counts the same each time); other
 counts, sizes and shares: 10 %; times and rates: 25 %; anything measured under emulation: 50 %
 (two runs of one object on one machine differed by up to a third). Pure.
@@ -181,8 +182,9 @@ def _figures(kernel: str, one: Cell, other: Cell) -> Iterator[Change]:
         if now is None or now.unit != was.unit:
             continue
         noise = noise_of(was, now)
-        larger = max(abs(was.value), abs(now.value))
-        if abs(now.value - was.value) <= noise * larger:
+        # Of a figure that is nearly nothing, noise is a share of what it may be.
+        whole = max(abs(was.value), abs(now.value), now.limit or 0.0)
+        if abs(now.value - was.value) <= noise * whole:
             continue
         yield Change(
             kind=Kind.OTHER, kernel=kernel, what=f"{key[0]}: {key[1]}", before=_shown(was),

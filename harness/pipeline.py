@@ -271,7 +271,7 @@ def _facts(
     return RunFacts(
         started=began.isoformat(timespec="seconds"),
         duration_s=duration_s,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([_program(), *sys.argv[1:]]),
         backend=backend,
         accelerator=boot.accelerator if boot else "none",
         accelerator_reason=boot.accelerator_reason if boot else "no guest ran",
@@ -285,6 +285,12 @@ def _facts(
         questions=_BEFORE_BOOT | {check.name: check.question for check in request.checks},
         planned=request.planned,
     )
+
+
+def _program() -> str:
+    """As a person would type it: `./inv` runs `python -m harness`."""
+    name = Path(sys.argv[0]).name
+    return "inv" if name == "__main__.py" else name
 
 
 def _commit() -> str:

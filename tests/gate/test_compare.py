@@ -135,6 +135,17 @@ def test_a_figure_moves_when_it_leaves_its_noise(
     assert _kinds(with_value(moved), with_value(1.0)) == [(Kind.OTHER, "a", "x: f")]
 
 
+def test_next_to_nothing_is_measured_by_its_limit() -> None:
+    """Growth of -0.02 against 0.01 bytes an event is nothing where 2 are allowed."""
+
+    def with_value(value: float) -> Run:
+        figure = replace(count("growth", value, "B"), limit=2.0)
+        return run(cell("a", check("leak", figures=(figure,))))
+
+    assert _kinds(with_value(-0.02), with_value(0.01)) == []
+    assert _kinds(with_value(0.0), with_value(0.21)) == [(Kind.OTHER, "a", "leak: growth")]
+
+
 def test_other_machines_are_remarked() -> None:
     before = run(cell("a"))
     after = replace(
