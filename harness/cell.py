@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from harness import sitting, supply
 from harness.catalogue import Kernel
@@ -54,6 +54,10 @@ def gather(bench: Bench, item: Wanted) -> Prepared:
     return Prepared(facts=facts, files=None, trouble=trouble)
 
 
+class _Hold(Protocol):
+    def __call__(self, *, again: bool) -> Sitting: ...
+
+
 class _Tried(NamedTuple):
     sitting: Sitting
     attempts: int
@@ -75,12 +79,10 @@ def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     answers: list[CheckResult] = []
 
     def hold(checks: Sequence[Check], where: Where) -> None:
-        sittings.append(
-            _tried(
-                bench, item, shared,
-                lambda: sitting.hold(bench, files, item.facts, checks, shared, where),
-            )
-        )  # fmt: skip
+        def once(*, again: bool) -> Sitting:
+            return sitting.hold(bench, files, item.facts, checks, shared, where, again=again)
+
+        sittings.append(_tried(bench, item, shared, once))
 
     if ordinary or not asked:
         hold(ordinary, Where.ORDINARY)
@@ -109,17 +111,15 @@ def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     )
 
 
-def _tried(
-    bench: Bench, item: Prepared, shared: SharedAccelerator, hold: Callable[[], Sitting]
-) -> _Tried:
-    """A sitting; one that is `unknown` is tried once more."""
-    held = hold()
+def _tried(bench: Bench, item: Prepared, shared: SharedAccelerator, hold: _Hold) -> _Tried:
+    """A sitting; one that is `unknown` is tried once more. The evidence of both is kept."""
+    held = hold(again=False)
     deciding = next((check for check in held.checks if check.verdict is held.verdict), None)
     if held.verdict is not Verdict.UNKNOWN or shared.cancelled.is_set() or _asked_for(deciding):
         return _Tried(held, 1, ())
     why = deciding.summary.partition("\n")[0] if deciding else ""
     bench.emit(Phase(kernel=item.name, phase="again", detail=why))
-    again = hold()
+    again = hold(again=True)
     spent = {"earlier try": sum(held.phases_s.values()), **again.phases_s}
     return _Tried(
         replace(again, phases_s=spent), 2, (f"{deciding.cause if deciding else ''}: {why}",)
@@ -132,11 +132,14 @@ def _asked_for(deciding: CheckResult | None) -> bool:
 
 
 def _stopped(first: Sitting) -> CheckResult | None:
-    """What makes another sitting pointless: no guest, a lost one, or nothing attached."""
+    """What makes another sitting pointless: no guest, a lost one, or an object that is refused.
+
+    `skipped` does not: what has to be attached by its own loader can still be timed.
+    """
     for check in first.checks:
-        decides = (
-            check.check in (sitting.BOOT, *_NEEDED_FIRST) and check.verdict is not Verdict.PASS
-        )
+        decides = check.check in (sitting.BOOT, *_NEEDED_FIRST) and check.verdict not in (
+            Verdict.PASS, Verdict.SKIPPED,
+        )  # fmt: skip
         if decides or check.cause in (Cause.PANIC, Cause.HANG, Cause.GUEST_LOST):
             return check
     return None

@@ -107,6 +107,7 @@ def request(
         boot_timeout_s=boot_timeout_s or None,
         select=_select(object_path, manifest_path, commands or CommandWords()),
         sources=_sources(object_path, manifest_path),
+        planned=planned,
     )
 
 

@@ -325,7 +325,10 @@ def read(path: Path) -> Run:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
+        raise UsageError(
+            f"cannot read '{path}': {error.strerror}",
+            hint="inv kernel-matrix writes one; name another with its directory or file",
+        ) from error
     try:
         schema = msgspec.json.decode(content, type=_SchemaOnly).schema
         if schema != SCHEMA:

@@ -112,8 +112,13 @@ def hold(
     checks: Sequence[Check],
     shared: SharedAccelerator,
     where: Where,
+    *,
+    again: bool = False,
 ) -> Sitting:
-    """Boot, ask every check, keep the console whatever happens; trouble is an answer too."""
+    """Boot, ask every check, keep the console whatever happens; trouble is an answer too.
+
+    again: the second try, whose evidence does not replace that of the first.
+    """
     phases: dict[str, float] = {}
     try:
         alone = where is Where.ALONE or (
@@ -124,7 +129,7 @@ def hold(
                 stack.enter_context(
                     slot.hold(bench.cache, alone=alone, given_up=shared.cancelled.is_set)
                 )
-            held = _held(bench, files, facts, checks, shared, phases, where)
+            held = _held(bench, files, facts, checks, shared, phases, where, again=again)
     except HarnessError as error:
         held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, error),))
     return replace(held, phases_s=phases)
@@ -157,6 +162,8 @@ def _held(
     shared: SharedAccelerator,
     phases: dict[str, float],
     where: Where,
+    *,
+    again: bool,
 ) -> Sitting:
     request = bench.request
     place, choice = _prepared(bench, files, shared, phases)
@@ -170,6 +177,8 @@ def _held(
     evidence_dir = request.report_dir / "kernels" / files.name
     if where is not Where.ORDINARY:
         evidence_dir /= where
+    if again:
+        evidence_dir /= "again"
     boot: BootFacts | None = None
     transcript: Transcript | None = None
     with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:

@@ -65,6 +65,16 @@ def test_words_choose_kernels_and_checks_in_their_own_order(ask: Callable[..., R
     assert ask(check_names="all,load").checks == checks.ALL
 
 
+def test_a_shard_knows_the_whole_matrix(ask: Callable[..., Request]) -> None:
+    """Whoever merges the shards must see which kernels never came back."""
+    whole = ("5.10-oldest", "5.10-newest", "6.1-oldest")
+    request = ask(kernels="5.10,6.1-oldest", shard="2/2")
+
+    assert request.planned == whole
+    assert [kernel.name for kernel in request.kernels] == ["5.10-newest"]
+    assert ask(kernels="5.10,6.1-oldest").planned == whole
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

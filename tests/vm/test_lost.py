@@ -160,6 +160,10 @@ def test_a_guest_killed_once_is_judged_by_its_second_attempt(
 
     assert (cell.verdict, cell.attempts) == (Verdict.PASS, 2)
     assert "killed by signal 9" in cell.earlier[0]
+    second = asked.report_dir / cell.console
+    assert second.parent.name == "again"
+    assert second.is_file()
+    assert (second.parent.parent / "console.log").is_file()  # of the first
     assert "again" in [event.phase for _, event in asked.events if isinstance(event, Phase)]
 
 
