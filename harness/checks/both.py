@@ -256,6 +256,6 @@ def answer(judged: Judged, *, emulated: bool, evidence: Sequence[Evidence]) -> C
 
 CHECK = Check(
     name="both", question="Sample first, then limit: does what comes out follow from what was sent?",
-    ask=_ask, estimate_s=4.5, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), where=Where.ALONE,
+    ask=_ask, estimate_s=3.5, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), where=Where.ALONE,
     thorough=True,
 )  # fmt: skip

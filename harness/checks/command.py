@@ -334,5 +334,5 @@ def _file_name(command: Command) -> str:
 
 CHECK = Check(
     name="command", question="Do the subject's own commands succeed, each in its time?",
-    ask=_ask, estimate_s=1.0, needs=(Need.COMMANDS,), thorough=True,
+    ask=_ask, estimate_s=2.0, needs=(Need.COMMANDS,), thorough=True,
 )  # fmt: skip

@@ -156,7 +156,7 @@ class Check:
     name: str
     question: str
     ask: Callable[[Context], CheckResult]
-    estimate_s: float  # under TCG on two idle cores
+    estimate_s: float  # under TCG on two cores, two guests at once unless alone
     needs: tuple[Need, ...] = ()  # of the subject; without, the check is skipped
     features: tuple[str, ...] = ()  # of the kernel, as a manifest's `needs`; without, unsupported
     where: Where = Where.ORDINARY

@@ -23,7 +23,7 @@ dnsperf -s 127.0.0.1 -d /tmp/query -n 1 -t 20
 kill $(pidof nsd) 2>/dev/null
 """
 # Neither server nor client is the subject: an exchange that did not come about is tried again.
-# (Seen once in 150 runs, on 6.18 under emulation: dnsperf ended early, without an answer.)
+# (Seen once, on 6.18 under emulation: dnsperf ended at once, without an answer.)
 _ATTEMPTS = 3
 _ANSWERED = "Queries completed:    1 "
 

@@ -15,9 +15,9 @@ Growth is the slope of a least squares line over the samples after the first ten
 touched for the first time there) times the events. What is allowed is 2 bytes an event, and not
 less than 1 MiB in all. A correct subject grows by nothing: on 5.10, 6.1 and 7.3, with another guest
 on the same two cores, the samples scatter around the line by 60 kB (kernel) and 0 (loader), so the
-slope's standard error is 0.06 bytes an event. It fails when the slope minus 5 standard errors is above that, for the kernel above that and what grew
-in the empty run (the same sends and samples without an observer: all that the guest does by
-itself); with 17 points or more, 15 degrees of freedom, Student's t exceeds 5 with probability
+slope's standard error is 0.06 bytes an event. It fails when the slope minus 5 standard errors is
+above that, for the kernel above that and what grew in the empty run (the same sends and samples
+without an observer: all that the guest does by itself); with 17 points or more, 15 degrees of freedom, Student's t exceeds 5 with probability
 0.8e-4, and only a true growth of 2 bytes an event makes it matter. When 5 standard errors are more
 than the allowance, or the empty run grew by more, the guest was too noisy: `unknown`. So what is
 always caught is 4 bytes an event in the loader (a page each 1,000 events is 4.1) and 6 in the
@@ -235,7 +235,8 @@ def _result(m: Measured, wrong: str, evidence: tuple[Evidence, ...]) -> CheckRes
     return CheckResult(
         check=CHECK.name, verdict=verdict, cause=Cause.BEHAVIOUR if wrong else cause,
         summary=wrong or said.summary,
-        remedy="compare the observer's totals with its lines" if wrong else said.remedy, figures=tuple(figures), evidence=(table, *evidence),
+        remedy="compare the observer's totals with its lines" if wrong else said.remedy,
+        figures=tuple(figures), evidence=(table, *evidence),
     )  # fmt: skip
 
 

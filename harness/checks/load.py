@@ -92,5 +92,5 @@ def _log(context: Context, program: ProgramAnswer) -> Evidence:
 
 CHECK = Check(
     name="load", question="Does the verifier accept each program, alone and all together?",
-    ask=_ask, estimate_s=1.0, needs=(Need.OBJECT,),
+    ask=_ask, estimate_s=2.0, needs=(Need.OBJECT,),
 )  # fmt: skip

@@ -165,5 +165,5 @@ def _figures(taken: Taken, limit_mib: float) -> tuple[Figure, ...]:
 
 CHECK = Check(
     name="memory", question="Do loader and maps stay below the memory limit?",
-    ask=_ask, estimate_s=2.0, needs=(Need.OBJECT,), thorough=True,
+    ask=_ask, estimate_s=1.5, needs=(Need.OBJECT,), thorough=True,
 )  # fmt: skip

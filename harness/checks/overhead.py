@@ -448,6 +448,6 @@ def _percent(share: float) -> str:
 
 CHECK = Check(
     name="overhead", question="What share of the machine does it take at the offered load?",
-    ask=_ask, estimate_s=8.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC),
+    ask=_ask, estimate_s=7.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC),
     where=Where.COUNTED, thorough=True,
 )  # fmt: skip

@@ -240,6 +240,6 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
 
 CHECK = Check(
     name="rate-limit", question="Does it deliver its limit, and never more in any second?",
-    ask=_ask, estimate_s=14.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), where=Where.ALONE,
+    ask=_ask, estimate_s=12.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), where=Where.ALONE,
     thorough=True,
 )  # fmt: skip

@@ -193,5 +193,5 @@ def judged(runs: Sequence[Sampled], traffic: Traffic, *, emulated: bool) -> Chec
 
 CHECK = Check(
     name="sampling", question="Is what the subject keeps a fair sample, and all where it must be?",
-    ask=_ask, estimate_s=7.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
+    ask=_ask, estimate_s=16.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
 )  # fmt: skip

@@ -181,7 +181,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(things: Things, here: H
         "5.10-oldest",
         "7.3-newest",
         "compile, core-access, resolve before any boot",
-        "load           1.0 s  Does the verifier",
+        "load           2.0 s  Does the verifier",
         "local; 2 guests at once",
         "Estimate",
     ):

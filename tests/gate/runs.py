@@ -7,7 +7,7 @@ import datetime
 from dataclasses import replace
 
 from harness.results import (
-    BootFacts,
+    SCHEMA,
     Cause,
     Cell,
     CheckResult,
@@ -16,17 +16,12 @@ from harness.results import (
     KernelFacts,
     Program,
     Run,
-    RunFacts,
-    SubjectFacts,
     Verdict,
 )
+from tests.report.runs import BOOT, FACTS, SUBJECT
 
-STARTED = datetime.datetime(2026, 11, 22, 12, tzinfo=datetime.UTC)
+STARTED = datetime.datetime.fromisoformat(FACTS.started)
 SHA256 = "ab" * 32
-_BOOT = BootFacts(
-    backend="local", accelerator="tcg", accelerator_reason="no /dev/kvm", qemu="QEMU 10",
-    vcpus=2, memory_mib=768, boot_s=3.2,
-)  # fmt: skip
 
 
 def check(
@@ -55,7 +50,7 @@ def cell(name: str, *checks: CheckResult) -> Cell:
     kernel = KernelFacts(
         name=name, series=name.partition("-")[0], arch="x86_64", release=f"{name}-release"
     )
-    return Cell(kernel=kernel, boot=_BOOT, checks=(check("boot"), *checks))
+    return Cell(kernel=kernel, boot=BOOT, checks=(check("boot"), *checks))
 
 
 def unavailable(name: str) -> Cell:
@@ -66,13 +61,10 @@ def unavailable(name: str) -> Cell:
 
 def run(*cells: Cell, checks: tuple[CheckResult, ...] = (), planned: tuple[str, ...] = ()) -> Run:
     """A whole run of one object."""
-    facts = RunFacts(
-        started=STARTED.isoformat(), duration_s=12.5, command="inv kernel-matrix",
-        backend="local", accelerator="tcg", accelerator_reason="no /dev/kvm", host="Linux",
-        harness="0.1.0", commit="abc", compiler="clang 14", lock_sha256="00", planned=planned,
+    return Run(
+        schema=SCHEMA, run=replace(FACTS, planned=planned),
+        subject=replace(SUBJECT, sha256=SHA256), checks=checks, cells=cells,
     )  # fmt: skip
-    subject = SubjectFacts(name="dns_monitor", path="dns_monitor.bpf.o", sha256=SHA256)
-    return Run(schema=1, run=facts, subject=subject, checks=checks, cells=cells)
 
 
 def evidence(name: str) -> Evidence:
