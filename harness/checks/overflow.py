@@ -34,9 +34,9 @@ from harness.subject import Subject
 _STOPPED = 1_000  # questions while nothing is read; a page holds some 20
 _AFTERWARDS = 8  # fit into a page even if nobody reads
 _PAGE = "/^KernelPageSize/ { print $2 * 1024; exit }"  # octets
-# $1: driver; $2: loader; $3: label; $4: what the observer wrote so far; $5, $6: questions. Waits until every thread of the observer is stopped; then
-# until it has written as many events as the counters say were submitted (10 s at most: a counter
-# may be wrong).
+# $1: driver; $2: loader; $3: label; $4: what the observer wrote so far; $5, $6: questions.
+# Waits until every thread of the observer is stopped; then until it has written as many events as
+# the counters say were submitted (10 s at most: a counter may be wrong).
 _SCRIPT = r"""
 driver=$1 loader=$2 label=$3 written=$4
 flood() { "$driver" flood --unroutable --cpu 0 --count $1 --label $label$2 || exit; }
