@@ -425,11 +425,18 @@ def lint_task(c: Context) -> None:
     _exit(project.lint())
 
 
-@task(name="test", help={"fast": "leave the tests out that boot kernels", "k": "pytest's -k"})
+@task(
+    name="test",
+    help={
+        "fast": "leave the tests out that boot kernels",
+        "k": "pytest's -k",
+        "m": "pytest's -m, and no lint: faults (a quarter of an hour), slow",
+    },
+)
 @_guarded
-def test_task(c: Context, fast: bool = False, k: str = "") -> None:
+def test_task(c: Context, fast: bool = False, k: str = "", m: str = "") -> None:
     """Lint, unit tests, and tests that boot the oldest and the newest kernel; coverage."""
-    _exit(project.test(fast=fast, expression=k))
+    _exit(project.test(fast=fast, expression=k, markers=m))
 
 
 @task(

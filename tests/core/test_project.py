@@ -41,11 +41,12 @@ def test_every_linter_runs_though_one_complains(tools: Tools) -> None:
 @pytest.mark.parametrize(
     ("fast", "expression", "has", "lacks"),
     [
-        (True, "", "-m not vm", "--cov"),
+        (True, "", "-m not vm and not faults", "--cov"),
+        (False, "", "-m not slow and not faults --cov", "-k"),
         (False, "", "--cov-fail-under=85", "-k"),
         (False, "boot", "-k boot", "--cov"),
     ],
-    ids=["fast", "everything", "some"],
+    ids=["fast", "everything", "floor", "some"],
 )
 def test_only_a_whole_test_run_is_held_to_its_coverage(
     tools: Tools, fast: bool, expression: str, has: str, lacks: str
@@ -55,6 +56,21 @@ def test_only_a_whole_test_run_is_held_to_its_coverage(
     line = tools.asked[-1]
     assert has in line
     assert lacks not in line.partition("pytest")[2]
+
+
+def test_tests_asked_for_by_marker_run_alone(tools: Tools) -> None:
+    """The faults have a quarter of an hour: nothing else goes on meanwhile."""
+    assert project.test(fast=False, expression="engine", markers="faults") == 0
+
+    (line,) = tools.asked
+    assert line.endswith("pytest -m faults -k engine")
+
+
+def test_tests_of_one_marker_run_alone(tools: Tools) -> None:
+    assert project.test(fast=False, expression="", marker="faults") == 0
+
+    (line,) = tools.asked
+    assert line.endswith("-m faults")
 
 
 @pytest.mark.parametrize("tool", ["pytest", "mypy"])
