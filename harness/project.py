@@ -44,7 +44,7 @@ def lint() -> int:
     return 1 if failed else 0
 
 
-def test(*, fast: bool, expression: str, markers: str = "") -> int:
+def test(*, fast: bool, expression: str, markers: str) -> int:
     """Lint, then pytest; with every test, coverage of harness/ must reach its floor.
 
     markers: pytest's -m, for the tests that are left out unless asked for; they are not linted.

@@ -51,7 +51,7 @@ def test_every_linter_runs_though_one_complains(tools: Tools) -> None:
 def test_only_a_whole_test_run_is_held_to_its_coverage(
     tools: Tools, fast: bool, expression: str, has: str, lacks: str
 ) -> None:
-    assert project.test(fast=fast, expression=expression) == 0
+    assert project.test(fast=fast, expression=expression, markers="") == 0
 
     line = tools.asked[-1]
     assert has in line
@@ -79,4 +79,4 @@ def test_a_failure_of_either_is_a_failure(tools: Tools, tool: str, status: int) 
     """A pytest killed for want of memory (-9) has not passed."""
     tools.statuses[tool] = status
 
-    assert project.test(fast=True, expression="") == 1
+    assert project.test(fast=True, expression="", markers="") == 1
