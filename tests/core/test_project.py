@@ -66,13 +66,6 @@ def test_tests_asked_for_by_marker_run_alone(tools: Tools) -> None:
     assert line.endswith("pytest -m faults -k engine")
 
 
-def test_tests_of_one_marker_run_alone(tools: Tools) -> None:
-    assert project.test(fast=False, expression="", marker="faults") == 0
-
-    (line,) = tools.asked
-    assert line.endswith("-m faults")
-
-
 @pytest.mark.parametrize("tool", ["pytest", "mypy"])
 @pytest.mark.parametrize("status", [1, 5, -9])
 def test_a_failure_of_either_is_a_failure(tools: Tools, tool: str, status: int) -> None:
