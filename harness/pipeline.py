@@ -11,11 +11,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 from harness import (
     accel,
@@ -29,6 +30,7 @@ from harness import (
     process,
     results,
     rundir,
+    schedule,
     supply,
 )  # fmt: skip
 from harness.build import Built
@@ -50,7 +52,7 @@ from harness.results import (
     SubjectFacts,
     Verdict,
 )
-from harness.sitting import Bench, Request, SharedAccelerator, trouble_of
+from harness.sitting import Bench, Request, SharedAccelerator
 
 _BOOT_S = {Where.ORDINARY: 4.5, Where.ALONE: 4.5, Where.COUNTED: 9.0}  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
@@ -62,10 +64,23 @@ _BEFORE_BOOT = {
     "boot": "Does the kernel come up and answer?",
 }
 _BACKENDS = ("auto", "docker", "local")
+_NONE: Mapping[str, Cell] = MappingProxyType({})
+
+Keep = Callable[[Cell], None]
 
 
-def run(request: Request, cache: Cache, emit: Listener) -> Run:
-    """Do the whole job and return what was found; only what concerns every cell raises."""
+def run(
+    request: Request,
+    cache: Cache,
+    emit: Listener,
+    *,
+    known: Mapping[str, Cell] = _NONE,
+    keep: Keep = lambda done: None,
+) -> Run:
+    """Do the whole job and return what was found; only what concerns every cell raises.
+
+    known: cells by kernel that an earlier run answered. keep: told each cell as it ends.
+    """
     started = time.monotonic()
     began = datetime.datetime.now(datetime.UTC)
     _remove_leftovers(cache, emit)
@@ -88,7 +103,7 @@ def run(request: Request, cache: Cache, emit: Listener) -> Run:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as aside:
         audited = aside.submit(_audited, built)
         gathered, relocations = _gathered(bench)
-        cells = _all_cells(bench, gathered)
+        cells = _all_cells(bench, gathered, known, keep)
     first = next((done.boot for done in cells if done.boot), None)
     return Run(
         schema=results.SCHEMA,
@@ -155,41 +170,29 @@ def _gathered(bench: Bench) -> tuple[list[Prepared], tuple[Relocation, ...]]:
     return found, predicted.relocations
 
 
-def _all_cells(bench: Bench, gathered: Sequence[Prepared]) -> list[Cell]:
+def _all_cells(
+    bench: Bench, gathered: Sequence[Prepared], known: Mapping[str, Cell], keep: Keep
+) -> list[Cell]:
     """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
-    accelerator = SharedAccelerator(bench)
-    found: dict[str, Cell] = {}
-    futures: dict[Future[Cell], Prepared] = {}
-    pool = ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell")
-    try:
-        futures = {pool.submit(cell.answer, bench, item, accelerator): item for item in gathered}
-        for future, item in _as_they_end(futures):
-            done = future.result()
-            found[item.name] = done
-            deciding = done.deciding
-            summary = "" if deciding is None else deciding.summary.partition("\n")[0]
-            shown = summary if done.verdict is not Verdict.PASS else done.kernel.release
-            bench.emit(Finished(kernel=item.name, verdict=done.verdict, summary=shown))
-    except KeyboardInterrupt:
+    shared = SharedAccelerator(bench)
+
+    def finished(done: Cell) -> None:
+        keep(done)
+        deciding = done.deciding
+        summary = "" if deciding is None else deciding.summary.partition("\n")[0]
+        shown = summary if done.verdict is not Verdict.PASS else done.kernel.release
+        bench.emit(Finished(kernel=done.kernel.name, verdict=done.verdict, summary=shown))
+
+    def cancel() -> None:
+        shared.cancelled.set()
         bench.emit(Note(text="interrupted: ending the guests, keeping what is finished"))
-        accelerator.cancelled.set()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    # What a guest had answered before the interrupt ended it counts.
-    found |= {
-        item.name: future.result() for future, item in futures.items() if not future.cancelled()
-    }
-    return [found.get(item.name) or _interrupted(item) for item in gathered]
 
-
-def _as_they_end(
-    futures: dict[Future[Cell], Prepared],
-) -> Iterator[tuple[Future[Cell], Prepared]]:
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future, futures[future]
+    return schedule.all_cells(
+        gathered,
+        ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell"),
+        lambda item: cell.answer(bench, item, shared),
+        known=known, finished=finished, cancel=cancel,
+    )  # fmt: skip
 
 
 def refuse_unknown_backend(asked: str) -> None:
@@ -229,12 +232,6 @@ def _remove_leftovers(cache: Cache, emit: Listener) -> None:
 
 def _noting(emit: Listener) -> Callable[[str], None]:
     return lambda text: emit(Note(text=text))
-
-
-def _interrupted(item: Prepared) -> Cell:
-    error = HarnessError("interrupted before it was reached", hint="run it again")
-    trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
-    return Cell(kernel=item.facts, boot=None, checks=(trouble,))
 
 
 def _not_compiled(
