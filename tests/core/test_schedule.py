@@ -72,16 +72,18 @@ def test_a_known_cell_is_not_asked_again() -> None:
 
 def test_an_interrupt_keeps_what_is_finished_and_says_what_was_not_reached() -> None:
     """One cell is finished, one cut short, two are never started: only the first is `finished`."""
-    cancelled = threading.Event()
+    cancelled, second_runs = threading.Event(), threading.Event()
     told: list[str] = []
 
     def answer(item: Prepared) -> Cell:
         if item.name != _NAMES[0]:
+            second_runs.set()
             cancelled.wait(20)
         return _passed(item)
 
     def finished(cell: Cell) -> None:
         told.append(cell.kernel.name)
+        second_runs.wait(20)
         if len(told) == 1:
             raise KeyboardInterrupt
 
