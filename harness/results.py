@@ -52,6 +52,7 @@ class Cause(StrEnum):
     NOT_STARTED = "not-started"  # a command of the subject's, which so says nothing of the kernel
     NOT_REACHED = "not-reached"  # an earlier check's trouble ended the guest
     KERNEL_UNAVAILABLE = "kernel-unavailable"
+    FLAKY = "flaky"  # passed and failed on the same inputs
 
 
 # From what decides most to what decides least.
@@ -136,6 +137,15 @@ class Ran:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """A failure that is known: somebody sees to it, and until a day it decides no exit status."""
+
+    owner: str
+    reason: str
+    expires: str  # the last day on which it holds, ISO 8601
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
     """The answer to one check's question on one kernel."""
 
@@ -151,6 +161,12 @@ class CheckResult:
     series: tuple[Series, ...] = ()
     commands: tuple[Ran, ...] = ()
     duration_s: float = 0.0
+    quarantine: Quarantined | None = None  # of a failure that the manifest quarantines
+
+    @property
+    def counts(self) -> bool:
+        """Whether it decides an exit status."""
+        return self.quarantine is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +211,7 @@ class Cell:
     earlier: tuple[str, ...] = ()  # what made earlier attempts unknown
     duration_s: float = 0.0
     phases_s: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)  # digests of what it depends on, by name
 
     @property
     def verdict(self) -> Verdict:
@@ -262,6 +279,29 @@ class RunFacts:
     notes: tuple[str, ...] = ()
     questions: dict[str, str] = field(default_factory=dict)  # check → what it asks
     planned: tuple[str, ...] = ()  # kernels of the whole matrix, also those of other shards
+    id: str = ""  # of the run, which one that is resumed keeps
+
+
+class Held(StrEnum):
+    """What became of an entry of the manifest's quarantine in a run."""
+
+    ACTIVE = "active"  # it keeps failures from counting
+    EXPIRED = "expired"  # what it names fails, and counts again
+    STALE = "stale"  # nothing needs it: it matches no kernel, or its check passed everywhere
+    IDLE = "idle"  # its check was not asked, or gave no answer: nothing can be said
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantine:
+    """An entry of the manifest's quarantine, and what became of it in this run."""
+
+    check: str
+    kernels: tuple[str, ...]  # patterns of names
+    owner: str
+    reason: str
+    expires: str  # the last day on which it holds, ISO 8601
+    held: Held
+    struck: tuple[str, ...] = ()  # kernels on which its check fails, "" for the object itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,6 +314,7 @@ class Run:
     checks: tuple[CheckResult, ...]  # asked once for the object, not per kernel
     cells: tuple[Cell, ...]
     relocations: tuple[Relocation, ...] = ()
+    quarantine: tuple[Quarantine, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
