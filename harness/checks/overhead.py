@@ -17,6 +17,11 @@ settings, the subject's own loader. Three things are measured in one guest:
 3. Throughput of a UDP flood with the subject over that without, in the order A B B A; its
    interval is Student's t on the logarithms of neighbours' ratios, 95 %. No limit: a report.
 
+**Programs are judged as compiled code.** A kernel before 5.6 interprets them unless it was built
+with BPF_JIT_ALWAYS_ON, as those of most distributions are (Linux commit 81c22041d9f1, "bpf, x86,
+arm64: Enable jit by default when not built as always-on"). Where the JIT is there and off, the check
+measures twice, and the second time, with the JIT on, decides. Both are reported.
+
 With KVM the guest has the machine alone and the share is compared as measured. **Under emulation no
 time is the hardware's.** There the guest's clock counts executed instructions (`Where.COUNTED`), so
 that all of the above is in instructions, the same whatever the host does meanwhile, and the share is
@@ -66,6 +71,7 @@ _REACHED = 0.5  # of the offered load
 _SLOW_PER_NS = 1.0  # instructions: 2.5 GHz at 0.4 a cycle
 _TIMEOUT_S = 120.0
 _NS = 1e9
+_JIT = "/proc/sys/net/core/bpf_jit_enable"
 
 # $1: the driver. Floods of both kinds, as fast as it goes.
 _FLOODS = r"""
@@ -183,21 +189,47 @@ def _ask(context: Context) -> CheckResult:
         counted=context.counted,
         machine=context.features.uname.machine,
     )  # fmt: skip
+    interpreted: Measured | None = None
+    kept: tuple[Evidence, ...] = ()
+    if context.features.jit_enable == 0:
+        found = _measured(context, terms, name="overhead-interpreted")
+        if isinstance(found, CheckResult):
+            return found
+        interpreted, kept = found
+        _switch_jit(context, on=True)
+    found = _measured(context, terms, name="overhead")
+    if interpreted is not None:
+        _switch_jit(context, on=False)
+    if isinstance(found, CheckResult):
+        return found
+    measured, evidence = found
+    return judged(measured, terms, (*evidence, *kept), interpreted=interpreted)
+
+
+def _switch_jit(context: Context, *, on: bool) -> None:
+    """For programs that are loaded from now on."""
+    _run(context, ["/bin/sh", "-c", 'echo "$1" >"$2"', "jit", str(int(on)), _JIT])
+
+
+def _measured(
+    context: Context, terms: Terms, *, name: str
+) -> tuple[Measured, tuple[Evidence, ...]] | CheckResult:
+    """Everything, once; the verdict on an observer that would not run."""
     base = frozenset(yardstick.read_runs(yardstick.lines_of(_run(context, [OBJCHECK, "runs"]))))
     said = _run(context, yardstick.kprobe_argv(OBJCHECK, _CALLS))
     before = _without(context)
-    seen = _observed(context, terms)
+    seen = _observed(context, terms, name)
     if observer.wrong_with(seen):
         return observer.failed(CHECK.name, seen)
     observer.require_command(seen, "load")
     without = [before, _without(context)]
     evidence = (
         *seen.evidence,
-        context.keep("load", "overhead-load.jsonl", seen.command_output.encode()),
-        context.keep("empty kprobe", "overhead-kprobe.jsonl", said.encode()),
+        context.keep("load", f"{name}-load.jsonl", seen.command_output.encode()),
+        context.keep("empty kprobe", f"{name}-kprobe.jsonl", said.encode()),
     )
     measured = gathered(yardstick.read_unit(said), without, told(seen.command_output, base))
-    return judged(measured, terms, evidence)
+    return measured, evidence
 
 
 def _run(context: Context, argv: Sequence[str]) -> str:
@@ -214,7 +246,7 @@ def _without(context: Context) -> Told:
     return told(_run(context, ["/bin/sh", "-c", _WITHOUT, "overhead", *words]), frozenset())
 
 
-def _observed(context: Context, terms: Terms) -> Observed:
+def _observed(context: Context, terms: Terms, name: str) -> Observed:
     rate = terms.offered_per_s
     load = ["--rate", str(rate), "--count", str(max(1, round(rate * _SLICE_S)))]
     words = [
@@ -222,7 +254,7 @@ def _observed(context: Context, terms: Terms) -> Observed:
         str(_OTHER_SLICES), str(_OTHER_COUNT),
     ]  # fmt: skip
     return observer.observe(
-        context, ["/bin/sh", "-c", _WITH, "overhead", *words], name="overhead",
+        context, ["/bin/sh", "-c", _WITH, "overhead", *words], name=name,
         settings={}, events=Events.NONE, timeout_s=_TIMEOUT_S,
     )  # fmt: skip
 
@@ -318,8 +350,11 @@ def _reached(measured: Measured) -> float:
     return statistics.median(one.per_s for one in measured.load)
 
 
-def judged(measured: Measured, terms: Terms, evidence: tuple[Evidence, ...] = ()) -> CheckResult:
-    """The verdict on everything that was measured."""
+def judged(
+    measured: Measured, terms: Terms, evidence: tuple[Evidence, ...] = (), *,
+    interpreted: Measured | None = None,
+) -> CheckResult:  # fmt: skip
+    """The verdict on everything that was measured. interpreted: with the JIT off, for comparison."""
     trouble = _cannot_tell(measured)
     if trouble:
         return CheckResult(
@@ -333,6 +368,12 @@ def judged(measured: Measured, terms: Terms, evidence: tuple[Evidence, ...] = ()
     )
     if terms.counted:
         words = f"estimated from emulation: {words}"
+    if interpreted is not None:
+        more = share_of(interpreted, terms)
+        words += (
+            "; compiled, as with net.core.bpf_jit_enable=1: interpreted, this kernel's default, "
+            f"{_percent(more.low)} to {_percent(more.high)}"
+        )
     if share.low > terms.limit:
         verdict, cause = Verdict.FAIL, Cause.LIMIT_EXCEEDED
         remedy = "decide earlier which datagrams matter: the port before anything is read"
@@ -349,7 +390,7 @@ def judged(measured: Measured, terms: Terms, evidence: tuple[Evidence, ...] = ()
         remedy = "measure with KVM: an estimate from emulation cannot be narrower"
     return CheckResult(
         check=CHECK.name, verdict=verdict, cause=cause, summary=words, remedy=remedy,
-        figures=figures(measured, terms, share),
+        figures=figures(measured, terms, share, interpreted),
         evidence=(Evidence(title="how", text=_account(measured, terms)), *evidence),
     )  # fmt: skip
 
@@ -367,7 +408,9 @@ def _cannot_tell(measured: Measured) -> str:
     return ""
 
 
-def figures(measured: Measured, terms: Terms, share: Interval) -> tuple[Figure, ...]:
+def figures(
+    measured: Measured, terms: Terms, share: Interval, interpreted: Measured | None = None
+) -> tuple[Figure, ...]:
     """The one that is compared first: the high end, the low one of what fails."""
     unit = measured.unit
     decides = share.low if share.low > terms.limit else share.high
@@ -392,6 +435,8 @@ def figures(measured: Measured, terms: Terms, share: Interval) -> tuple[Figure, 
     if terms.counted:
         slow = cost / _SLOW_PER_NS * terms.offered_per_s / _NS / terms.cpus
         found.append(figure("CPU share at one instruction a ns", 100 * slow, "%"))
+    if interpreted is not None:
+        found.append(figure("interpreted DNS datagram", _cost(interpreted.load, interpreted.unit)))
     return tuple(found)
 
 
