@@ -151,9 +151,10 @@ def _beside_loader(context: Context, command: Command) -> Judged:
         )  # fmt: skip
     judged = _judged(context, command, _ended(context), seen.evidence)
     if judged.verdict is Verdict.PASS and seen.observer_status != 0:
+        failed = observer.failed(CHECK.name, seen)
         return Judged(
-            command=command, verdict=Verdict.FAIL, cause=Cause.BEHAVIOUR, ended=judged.ended,
-            summary=observer.wrong_with(seen), evidence=judged.evidence,
+            command=command, verdict=failed.verdict, cause=failed.cause, ended=judged.ended,
+            summary=failed.summary, remedy=failed.remedy, evidence=judged.evidence,
         )  # fmt: skip
     return judged
 

@@ -35,6 +35,7 @@ EVERYTHING = {"sample_n": 1, "rate_limit": 0}
 _TIMEOUT_S = 120.0
 _GUEST_DIR = "/tmp/observed"
 LINES = f"{_GUEST_DIR}/observer.jsonl"  # as they are written, for the command
+_KILLED = 128 + 9
 _GRACE_S = 30  # from SIGTERM to SIGKILL; detaching takes 0.1 s on an idle machine
 # An event's line, but only with the members named in `keep`. Where they stand is learnt from the
 # first line; a line that differs stays whole. Split at quotation marks: of a key in $i the value
@@ -66,7 +67,7 @@ BEGIN { count = split(keep, name, " ") }
 # $1: a directory; $2: seconds of grace; $3: the observer's command, quoted; $4: what keeps its
 # lines, quoted; the rest: the command to run meanwhile, with the observer's pid in OBSERVER_PID.
 # The pipe tells of "ready" without polling. Whatever happens, the observer is told to end, also
-# when it is stopped.
+# when it is stopped. One that is killed while its lines still grow leaves observer.writing behind.
 _SCRIPT = r"""
 d=$1 grace=$2 observer=$3 keep=$4; shift 4
 rm -rf "$d"; mkdir "$d"; mkfifo "$d/pipe" || exit 3
@@ -84,7 +85,13 @@ case $line in
 esac
 kill -TERM $pid 2>/dev/null
 kill -CONT $pid 2>/dev/null
-sh -c 'sleep $2; kill -KILL $1 2>/dev/null' dog $pid "$grace" >/dev/null 2>&1 3<&- &
+sh -c '
+	sleep $(($2 / 2))
+	size=$(wc -c <"$3")
+	sleep $(($2 - $2 / 2))
+	[ $(wc -c <"$3") -eq $size ] || : >"$4"
+	kill -KILL $1
+' dog $pid "$grace" "$d/observer.jsonl" "$d/observer.writing" >/dev/null 2>&1 3<&- &
 dog=$!
 wait $pid
 echo $? >"$d/observer.status"
@@ -179,6 +186,7 @@ class Observed:
     command_error: str
     evidence: tuple[Evidence, ...]
     asked: Events = Events.FULL
+    cut_off: bool = False  # it was killed in the midst of writing: it hung nowhere
 
     @property
     def lived(self) -> bool:
@@ -235,7 +243,7 @@ def observe(
         observer_status=_status(files, "observer.status"), observer_error=error,
         command_status=_status(files, "command.status"),
         command_output=_text(files, "command.out"), command_error=_text(files, "command.err"),
-        evidence=tuple(evidence),
+        evidence=tuple(evidence), cut_off="observer.writing" in files,
     )  # fmt: skip
 
 
@@ -303,8 +311,10 @@ def wrong_with(seen: Observed) -> str:
             return f"the observer did not start (status {seen.observer_status}): {told.message}"
         said = seen.observer_error.strip() or " ".join(seen.unreadable) or "nothing"
         return f"the observer did not start (status {seen.observer_status}): {said[-300:]}"
+    if seen.cut_off and seen.observer_status == _KILLED:
+        return "the observer was killed while it still wrote events: the guest is too slow to tell"
     if seen.observer_status != 0:
-        how = "had to be killed after SIGTERM" if seen.observer_status == 137 else "ended"
+        how = "had to be killed after SIGTERM" if seen.observer_status == _KILLED else "ended"
         said = seen.observer_error.strip()[-300:] or "it said nothing"
         return f"the observer {how} with status {seen.observer_status}: {said}"
     if seen.unreadable:
@@ -315,7 +325,16 @@ def wrong_with(seen: Observed) -> str:
 
 
 def failed(check: str, seen: Observed) -> CheckResult:
-    """The verdict of an observer of which `wrong_with` has something to say."""
+    """The verdict of an observer of which `wrong_with` has something to say.
+
+    One that a starved guest did not let write all its events in time is `unknown`: nothing is known
+    against it.
+    """
+    if seen.cut_off and seen.observer_status == _KILLED:
+        return CheckResult(
+            check=check, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, summary=wrong_with(seen),
+            remedy="ask again on a machine with less to do, or with KVM", evidence=seen.evidence,
+        )  # fmt: skip
     told = _told(seen.observer_error) if seen.ready is None else None
     cause = _CAUSES.get(told.cause, Cause.BEHAVIOUR) if told else Cause.BEHAVIOUR
     return CheckResult(

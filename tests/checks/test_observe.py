@@ -16,7 +16,7 @@ from harness.checks.observer import Observed
 from harness.errors import HarnessError
 from harness.guest import CommandResult
 from harness.objcheck_answers import FeaturesAnswer
-from harness.results import KernelFacts
+from harness.results import Cause, KernelFacts, Verdict
 
 _STATS = (
     '{"type":"stats","hits":0,'
@@ -147,7 +147,26 @@ def test_an_observer_that_ignores_sigterm_is_killed(
 
     assert seen.observer_status == 137
     assert "had to be killed after SIGTERM" in observer.wrong_with(seen)
+    assert observer.failed("any", seen).verdict is Verdict.FAIL
     assert time.monotonic() - started < 30
+
+
+def test_an_observer_that_is_killed_while_it_writes_tells_nothing(
+    observe: Observe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A starved guest did not let it end: that says something of the machine, not of the observer."""
+    monkeypatch.setattr(observer, "_GRACE_S", 1)
+
+    seen = observe(
+        f"#!/bin/sh\ntrap '' TERM\necho '{_READY}'\n"
+        'while :; do echo \'{"type":"event","ts_ns":1}\'; sleep 0.05; done\n'
+    )
+
+    assert (seen.observer_status, seen.cut_off, seen.lived) == (137, True, False)
+    answer = observer.failed("any", seen)
+    assert (answer.verdict, answer.cause) == (Verdict.UNKNOWN, Cause.INFRA)
+    assert "killed while it still wrote events" in answer.summary
+    assert answer.remedy
 
 
 def test_an_observer_that_dies_meanwhile_is_its_own_fault(observe: Observe) -> None:
