@@ -8,8 +8,9 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
@@ -27,6 +28,9 @@ OWNER_LABEL = "kernel-matrix.owner"  # "pid:start time" of the harness that star
 _OVERHEAD_MIB = 512  # what QEMU itself takes beside the guest's memory
 _NO_ANSWER = "the Docker engine went away while the guest ran"
 _CALL_TIMEOUT_S = 30  # the engine's answer to a request that does not wait for a guest
+BACK_WITHIN_S = 60.0  # how long guests wait for an engine that answered before, all together
+_LOOK_TIMEOUT_S = 5  # a busy engine's answer to a ping; a frozen one never answers
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,12 +133,12 @@ def _wait_for_end(client: docker.DockerClient, identity: str) -> str:
     return f"QEMU {how}{killed}{': ' + said if said else ''}"
 
 
-def engine() -> docker.DockerClient | None:
+def engine(timeout_s: int = _CALL_TIMEOUT_S) -> docker.DockerClient | None:
     """A client of the Docker engine, or None when none answers."""
     if not _listens():
         return None
     try:
-        client = docker.from_env(timeout=_CALL_TIMEOUT_S)
+        client = docker.from_env(timeout=timeout_s)
     except docker.errors.DockerException:
         return None
     try:
@@ -143,6 +147,70 @@ def engine() -> docker.DockerClient | None:
         client.close()
         return None
     return client
+
+
+@dataclass(kw_only=True)
+class _Outage:
+    """What this process knows of the engine being away."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    since: float | None = None  # monotonic; None: it answered when somebody looked last
+    left: set[str] = field(default_factory=set)  # containers that could not be removed
+
+
+_outage = _Outage()
+
+
+def await_engine(given_up: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Return once the engine answers, and has nothing of ours left of before it went away.
+
+    An engine that is stopped and started again comes back within BACK_WITHIN_S, counted from when
+    the first guest missed it, or guests cease to wait. HarnessError then, or when `given_up`.
+    """
+    told = False
+    while (client := engine(_LOOK_TIMEOUT_S)) is None:
+        with _outage.lock:
+            _outage.since = _outage.since or time.monotonic()
+            away_s = time.monotonic() - _outage.since
+        if given_up():
+            raise HarnessError("interrupted while the Docker engine was away")
+        if away_s > BACK_WITHIN_S:
+            raise HarnessError(
+                f"the Docker engine went away and was not back within {BACK_WITHIN_S:g} s",
+                hint="start it again, then run the rest once more, or run it with --backend local",
+            )
+        if not told:
+            left_s = BACK_WITHIN_S - away_s
+            say(f"waiting for the Docker engine to come back, {left_s:.0f} s at most")
+            told = True
+        time.sleep(_LOOK_EVERY_S)
+    with contextlib.closing(client):
+        with _outage.lock:
+            _outage.since = None
+        _remove_left(client)
+
+
+def remove_left() -> None:
+    """Remove the containers that an engine which was away could not, if it is back."""
+    if _outage.left and (client := engine(_LOOK_TIMEOUT_S)) is not None:
+        with contextlib.closing(client):
+            _remove_left(client)
+
+
+def _remove_left(client: docker.DockerClient) -> None:
+    with _outage.lock:
+        left = sorted(_outage.left)
+        _outage.left.clear()
+    for identity in left:
+        try:
+            container = client.containers.get(identity)
+        except docker.errors.NotFound:
+            continue
+        except (docker.errors.DockerException, requests.RequestException):
+            with _outage.lock:
+                _outage.left.add(identity)
+        else:
+            _remove(container)
 
 
 def _listens() -> bool:
@@ -175,11 +243,18 @@ def remove_orphans() -> list[str]:
 
 def _remove(container: DockerContainer) -> None:
     if not _listens():
-        logger.warning("container %s is left behind: no engine answers", container.name)
+        _leave(container, "no engine answers")
         return
     try:
         container.remove(force=True, v=True)
     except docker.errors.NotFound:
         return
     except (docker.errors.DockerException, requests.RequestException) as error:
-        logger.warning("container %s is left behind: %s", container.name, error)
+        _leave(container, str(error))
+
+
+def _leave(container: DockerContainer, why: str) -> None:
+    """It goes when the engine is back, in this run or at the start of the next."""
+    logger.warning("container %s is left behind for now: %s", container.name, why)
+    with _outage.lock:
+        _outage.left.add(str(container.id))
