@@ -27,7 +27,7 @@ from harness.session import Command, Files
 HOME = Path("/opt/kernel-matrix")
 BASE = HOME / "base.cpio"
 VMLINUZ = Path("/boot/vmlinuz")
-NEEDED = (PROGRAM[Arch.X86_64], "cpio", "setpriv", "timeout")
+NEEDED = (PROGRAM[Arch.X86_64], "cpio", "prlimit", "setpriv", "timeout")
 STATUS_TIMED_OUT = 124  # as timeout(1)
 STATUS_LOST = 125  # as docker(1): not the command's doing
 

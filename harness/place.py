@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness import process
+from harness import confine, process
+from harness.confine import Means
+from harness.errors import HarnessError
 from harness.qemu import Accelerator
 
+CONSOLE = "console.log"  # the guest's console, in its directory (`vm.booted`)
 _STDERR = "qemu.log"
+_KERNEL = "vmlinuz"
 
 
 class Held(Protocol):
@@ -48,10 +53,11 @@ class Place(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Local:
-    """QEMU as a process of this machine."""
+    """QEMU as a process of this machine, confined as far as the machine lets us."""
 
     prefix: tuple[str, ...]  # program and the words before our arguments
     environment: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None  # all that the program reads; None: it sees the whole machine
 
     @property
     def name(self) -> str:
@@ -60,17 +66,55 @@ class Local:
     def kernel_path(self, vmlinuz: Path) -> Path:
         return vmlinuz
 
+    def confined(
+        self,
+        qemu_argv: Sequence[str],
+        run_dir: Path,
+        *,
+        accelerator: Accelerator,
+        memory_mib: int,
+        writes: str = CONSOLE,
+    ) -> list[str]:
+        """The command that runs QEMU for that guest; it may write the file `writes` of run_dir."""
+        how = confine.means(self.root, run_dir)
+        user = confine.next_user()
+        if how is not Means.PLAIN:
+            qemu_argv = _with_kernel_beside(qemu_argv, run_dir)
+            (run_dir / writes).touch()
+            (run_dir / "root").mkdir(exist_ok=True)
+            confine.hand_over(run_dir, user, (writes,))
+        before = confine.words(
+            how, base=self.root, run_dir=run_dir, user=user, writes=(writes,),
+            memory_mib=memory_mib, kvm=accelerator is Accelerator.KVM,
+            environment=self.environment,
+        )  # fmt: skip
+        return [*before, *self.prefix, *qemu_argv]
+
     @contextlib.contextmanager
     def hold(
         self, qemu_argv: Sequence[str], run_dir: Path, *, accelerator: Accelerator, memory_mib: int
     ) -> Iterator[Held]:
-        # setpriv: when the harness is killed with SIGKILL, the kernel kills its guests too.
-        argv = ["setpriv", "--pdeathsig", "KILL", "--", *self.prefix, *qemu_argv]
+        # setpriv (confine.words): when the harness is killed, the kernel kills its guests too.
+        argv = self.confined(qemu_argv, run_dir, accelerator=accelerator, memory_mib=memory_mib)
         with (
             (run_dir / _STDERR).open("wb") as errors,
             process.held(argv, stderr=errors, env=self.environment) as child,
         ):
             yield _LocalQemu(child, run_dir / _STDERR)
+
+
+def _with_kernel_beside(qemu_argv: Sequence[str], run_dir: Path) -> list[str]:
+    """A copy of the kernel in the guest's directory: the guest's user may not read the original."""
+    argv = list(qemu_argv)
+    if "-kernel" in argv:
+        position = argv.index("-kernel") + 1
+        try:
+            argv[position] = shutil.copyfile(argv[position], str(run_dir / _KERNEL))
+        except OSError as error:
+            raise HarnessError(
+                f"cannot read the kernel '{argv[position]}': {error.strerror}"
+            ) from error
+    return argv
 
 
 class _LocalQemu:
@@ -86,6 +130,11 @@ class _LocalQemu:
 
     def kill(self) -> None:
         self._child.kill()
+
+    @property
+    def pid(self) -> int:
+        """Of the command; QEMU is it, or its only child."""
+        return self._child.pid
 
 
 def owner() -> str:

@@ -136,8 +136,11 @@ def shell(
     )  # fmt: skip
     words = qemu.argv(machine, boot, interactive=_terminal())
     # In our process group and on our terminal: QEMU makes it raw, so that ^C is the guest's.
+    command = where.confined(
+        words, run_dir, accelerator=accelerator, memory_mib=memory_mib, writes=console.name
+    )
     with process.held(
-        [*where.prefix, *words], stdin=0, stdout=1, stderr=2, env=where.environment, group=False
+        command, stdin=0, stdout=1, stderr=2, env=where.environment, group=False
     ) as child:
         status = child.wait()
     return _shell_status(console, status)

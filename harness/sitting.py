@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness import (
     accel,
+    admission,
     images,
     initramfs,
     objcheck,
@@ -184,6 +185,14 @@ def _held(
     with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:
         stack.callback(_keep_console, run_dir / "console.log", evidence_dir)
         initrd = _initrd(bench, files, run_dir)
+        stack.enter_context(
+            shared.admission.hold(
+                memory_mib, cgroup=place.name == "local", given_up=shared.cancelled.is_set,
+                waiting=lambda text: bench.emit(
+                    Phase(kernel=files.name, phase="wait", detail=text)
+                ),
+            )
+        )  # fmt: skip
         lost: HarnessError | None = None
         try:
             with _phase(bench, files.name, "boot", phases):
@@ -349,6 +358,9 @@ class SharedAccelerator:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self.admission = admission.Admission(
+            bench.cache, guests=bench.request.jobs or admission.cores()
+        )
         self._lock = threading.Lock()
         self._choice: accel.Choice | None = None
         self.cancelled = threading.Event()
@@ -375,7 +387,7 @@ def place_of(
 ) -> Place:
     """Where that kernel's guests run: here, or in its kernel container (built if need be)."""
     if backend == "local":
-        return Local(prefix=root.qemu_prefix, environment=root.environment)
+        return Local(prefix=root.qemu_prefix, environment=root.environment, root=root.directory)
     return Docker(image=images.ensure_image(files, root, cache, say))
 
 

@@ -195,7 +195,7 @@ def _boot_ours(
     started = time.monotonic()
     initrd = scratch / "initrd"
     initramfs.concatenate([archive], initrd)
-    where = Local(prefix=base.qemu_prefix, environment=base.environment)
+    where = Local(prefix=base.qemu_prefix, environment=base.environment, root=base.directory)
     with vm.booted(
         machine, vmlinuz=kernel.vmlinuz, initrd=initrd, where=where, run_dir=scratch
     ) as booted:
@@ -211,7 +211,7 @@ def _boot_bare(
     console = scratch / "console"
     os.mkfifo(console)
     boot = qemu.Boot(vmlinuz=kernel.vmlinuz, initrd=archive, console=console, channel=None)
-    where = Local(prefix=base.qemu_prefix, environment=base.environment)
+    where = Local(prefix=base.qemu_prefix, environment=base.environment, root=base.directory)
     with os.fdopen(os.open(console, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as output:
         started = time.monotonic()
         with where.hold(
