@@ -18,6 +18,7 @@ from harness.subject import Program, Subject
 OBJCHECK = "/usr/bin/objcheck"
 SUBJECT_DIR = "/subject"
 GUEST_BTF = f"{SUBJECT_DIR}/vmlinux.btf"
+_KEPT_OTHERWISE = 8192  # bytes of evidence whose file could not be written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +107,16 @@ class Context:
         )
 
     def keep(self, title: str, name: str, content: bytes) -> Evidence:
-        """Write a file beside the report and return the evidence that points to it."""
+        """Write a file beside the report and return the evidence that points to it.
+
+        On a full disk the verdict stands all the same, with the end of the file as its evidence.
+        """
         path = self.evidence_dir / name
-        write_atomically(path, content)
+        try:
+            write_atomically(path, content)
+        except HarnessError as error:
+            end = content[-_KEPT_OTHERWISE:].decode(errors="replace")
+            return Evidence(title=title, text=f"{error.message}; its end:\n{end}")
         return Evidence(title=title, path=str(path.relative_to(self.report_dir)))
 
 
