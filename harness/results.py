@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ import msgspec
 from harness.errors import HarnessError, UsageError
 
 SCHEMA = 1
+_PARTIAL = ".km-partial"  # the end of a file's name while it is written
 
 
 class Verdict(StrEnum):
@@ -342,10 +345,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL, delete=False
         ) as file:
             aside = Path(file.name)
             try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # that somebody writes it: see remove_partial
                 file.write(content)
                 file.flush()
                 umask = os.umask(0)
@@ -359,6 +363,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise HarnessError(
             f"cannot write '{path}': {error.strerror}", hint="free some space or name another --out"
         ) from error
+
+
+def remove_partial(directory: Path) -> int:
+    """Remove what killed processes left of `write_atomically` anywhere below; how many files."""
+    removed = 0
+    for path in directory.rglob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
 
 
 def read(path: Path) -> Run:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import msgspec
@@ -96,6 +97,16 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     needs: tuple[str, ...] = ()  # probes, as a program's: where one does not hold, unsupported
 
 
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A check that is known to fail on some kernels, until a day, while somebody sees to it."""
+
+    check: str
+    kernels: tuple[str, ...]  # names or patterns: "5.4-*"; "*" also for checks of the object
+    owner: str
+    reason: str
+    expires: datetime.date  # the last day on which it holds
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`*.toml` beside an object; unknown keys are refused."""
 
@@ -106,6 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     traffic: Traffic | None = None
     limits: Limits = Limits()
     commands: tuple[Command, ...] = ()
+    quarantine: tuple[Quarantine, ...] = ()
     rodata: dict[str, bool | int | tuple[int, ...]] = {}
 
 
@@ -152,12 +164,27 @@ def read_manifest(path: Path) -> Manifest:
                 hint=f"add \"{name}\" to 'files' under [subject]",
             )
     _refuse_commands(manifest, str(path))
+    _refuse_quarantine(manifest, path)
     if not manifest.subject.object and (manifest.subject.loader or not manifest.commands):
         raise UsageError(
             f"{path}: [subject] names no object",
             hint="name one, or leave 'loader' away too and say what to run in [[commands]]",
         )
     return manifest
+
+
+def _refuse_quarantine(manifest: Manifest, path: Path) -> None:
+    """UsageError for an entry that says too little to be answered for."""
+    for number, one in enumerate(manifest.quarantine, 1):
+        said = {"check": one.check, "owner": one.owner, "reason": one.reason}
+        empty = [name for name, words in said.items() if not words.strip()]
+        if not one.kernels or not all(pattern.strip() for pattern in one.kernels):
+            empty.append("kernels")
+        if empty:
+            raise UsageError(
+                f"{path}: [[quarantine]] {number}: '{empty[0]}' is empty",
+                hint="each entry says check, kernels, owner, reason and expires",
+            )
 
 
 def bare(path: Path) -> Subject:
