@@ -10,6 +10,7 @@ may be as busy as it likes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from harness import (
     admission,
     images,
     initramfs,
+    kernel_container,
     objcheck,
     prediction,
     results,
@@ -46,6 +48,8 @@ from harness.results import BootFacts, Cause, CheckResult, Evidence, Figure, Ker
 from harness.subject import Subject
 from harness.supply import KernelFiles
 from harness.transcript import Transcript
+
+logger = logging.getLogger(__name__)
 
 BOOT = "boot"  # the check that comes before all others
 _CONSOLE_TAIL_LINES = 40
@@ -122,6 +126,8 @@ def hold(
     """
     phases: dict[str, float] = {}
     try:
+        if bench.backend == "docker":
+            _await_engine(bench, files.name, shared, phases)
         alone = where is Where.ALONE or (
             where is Where.COUNTED and not _emulated(bench, files, shared, phases)
         )
@@ -133,7 +139,33 @@ def hold(
             held = _held(bench, files, facts, checks, shared, phases, where, again=again)
     except HarnessError as error:
         held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, error),))
+    except OSError as error:
+        trouble = _trouble_here(error, bench.cache)
+        held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, trouble),))
     return replace(held, phases_s=phases)
+
+
+def _await_engine(
+    bench: Bench, kernel: str, shared: SharedAccelerator, phases: dict[str, float]
+) -> None:
+    """Before the machine's slot is asked for: others may use it meanwhile."""
+    started = time.monotonic()
+    kernel_container.await_engine(
+        shared.cancelled.is_set,
+        lambda text: bench.emit(Phase(kernel=kernel, phase="wait", detail=text)),
+    )
+    waited_s = time.monotonic() - started
+    if waited_s > 1:
+        phases["wait for the engine"] = waited_s
+
+
+def _trouble_here(error: OSError, cache: Cache) -> HarnessError:
+    """A full disk, most often: guests have their files in the cache."""
+    where = error.filename or cache.root
+    return HarnessError(
+        f"this machine failed at '{where}': {error.strerror}",
+        hint=f"free some space for the cache '{cache.root}', or name another in KERNEL_MATRIX_CACHE",
+    )
 
 
 def _emulated(
@@ -228,12 +260,15 @@ def _held(
                     answers[-1] = replace(answers[-1], commands=transcript.take())
         except HarnessError as error:
             lost = error
+        except OSError as error:
+            lost = _trouble_here(error, bench.cache)
         if lost is not None:
             stopped = _lost(checks, answers, lost, run_dir / "console.log", boot)
             ran = transcript.take() if transcript else ()
             answers += [replace(one, commands=ran) for one in stopped[:1]] + stopped[1:]
-    console = str((evidence_dir / "console.log").relative_to(request.report_dir))
-    return Sitting(checks=tuple(answers), boot=boot, console=console)
+    console = evidence_dir / "console.log"
+    kept = str(console.relative_to(request.report_dir)) if console.exists() else ""
+    return Sitting(checks=tuple(answers), boot=boot, console=kept)
 
 
 def _more_memory_mib(subject: Subject) -> int:
@@ -421,10 +456,13 @@ def _phase(bench: Bench, kernel: str, name: str, phases: dict[str, float]) -> It
 def _keep_console(log: Path, evidence_dir: Path) -> None:
     if not log.exists():
         return
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _CONSOLE_KEPT))
-        content = file.read()
-    results.write_atomically(evidence_dir / "console.log", content)
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _CONSOLE_KEPT))
+            content = file.read()
+        results.write_atomically(evidence_dir / "console.log", content)
+    except (HarnessError, OSError) as error:  # what the guest answered counts all the same
+        logger.warning("a console is not kept: %s", error)
 
 
 def _tail(log: Path) -> str:
