@@ -23,7 +23,7 @@ import msgspec
 
 from harness import results
 from harness.errors import HarnessError, UsageError
-from harness.results import Cause, Cell, Verdict
+from harness.results import Cause, Cell, RunFacts, Verdict
 
 SCHEMA = 1
 FILE = "journal.json"
@@ -114,14 +114,10 @@ class Journal:
         self._directory = directory
         self._head = head
         self._kept = dict(kept)
+        self._resumed = bool(head.started)
 
-    @property
-    def id(self) -> str:
-        """Of the run; one that is resumed keeps it."""
-        return self._head.id
-
-    def begin(self, subject: str, started: str, command: str) -> tuple[str, str]:
-        """Note what the run is about; when it began and by which command, in the first place.
+    def begin(self, subject: str, started: str, command: str) -> None:
+        """Note what the run is about; of one that is resumed, only that it goes on.
 
         Raises UsageError when the journal is about another subject.
         """
@@ -136,7 +132,15 @@ class Journal:
             finished=False,
         )  # fmt: skip
         self._write_head()
-        return self._head.started, self._head.command
+
+    def told(self, facts: RunFacts) -> RunFacts:
+        """The run's facts, as those of the whole run: a resumed one began before."""
+        head = self._head
+        resumed = (f"resumed {facts.started} by: {facts.command}",) if self._resumed else ()
+        return replace(
+            facts, id=head.id, started=head.started, command=head.command,
+            notes=(*facts.notes, *resumed),
+        )  # fmt: skip
 
     def known(
         self, inputs: Mapping[str, Mapping[str, str]], say: Callable[[str], None]

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 
 from harness import (
     accel,
@@ -25,9 +24,11 @@ from harness import (
     cell,
     closure,
     coreaccess,
+    inputs,
     kernel_container,
     prediction,
     process,
+    quarantine,
     results,
     rundir,
     schedule,
@@ -39,6 +40,7 @@ from harness.cell import Prepared, Wanted
 from harness.checks import Need
 from harness.checks.context import Where
 from harness.errors import HarnessError, UsageError
+from harness.journal import Journal
 from harness.progress import Finished, Listener, Note
 from harness.results import (
     BootFacts,
@@ -64,22 +66,12 @@ _BEFORE_BOOT = {
     "boot": "Does the kernel come up and answer?",
 }
 _BACKENDS = ("auto", "docker", "local")
-_NONE: Mapping[str, Cell] = MappingProxyType({})
-
-Keep = Callable[[Cell], None]
 
 
-def run(
-    request: Request,
-    cache: Cache,
-    emit: Listener,
-    *,
-    known: Mapping[str, Cell] = _NONE,
-    keep: Keep = lambda done: None,
-) -> Run:
+def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = None) -> Run:
     """Do the whole job and return what was found; only what concerns every cell raises.
 
-    known: cells by kernel that an earlier run answered. keep: told each cell as it ends.
+    kept: takes each cell as it ends, and has those that need no asking.
     """
     started = time.monotonic()
     began = datetime.datetime.now(datetime.UTC)
@@ -90,6 +82,8 @@ def run(
         built = request.subject(cache, say)
     except build.CompileError as error:
         return _not_compiled(request, backend, error, began)
+    if kept is not None:
+        kept.begin(built.subject.name, began.isoformat(timespec="seconds"), _command())
     root = baseroot.obtain(cache, say)
     bench = Bench(
         request=request, cache=cache, backend=backend, root=root,
@@ -103,16 +97,18 @@ def run(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as aside:
         audited = aside.submit(_audited, built)
         gathered, relocations = _gathered(bench)
-        cells = _all_cells(bench, gathered, known, keep)
+        cells = _all_cells(bench, gathered, kept)
     first = next((done.boot for done in cells if done.boot), None)
-    return Run(
+    facts = _facts(request, backend, began, time.monotonic() - started, first)
+    found = Run(
         schema=results.SCHEMA,
-        run=_facts(request, backend, began, time.monotonic() - started, first),
+        run=kept.told(facts) if kept is not None else facts,
         subject=replace(_subject_facts(built), select=request.select, sources=request.sources),
         checks=(built.compile, audited.result()),
         cells=tuple(cells),
         relocations=relocations,
     )
+    return quarantine.applied(found, built.subject.manifest.quarantine, began.date())
 
 
 def _audited(built: Built) -> CheckResult:
@@ -170,8 +166,30 @@ def _gathered(bench: Bench) -> tuple[list[Prepared], tuple[Relocation, ...]]:
     return found, predicted.relocations
 
 
-def _all_cells(
-    bench: Bench, gathered: Sequence[Prepared], known: Mapping[str, Cell], keep: Keep
+def _all_cells(bench: Bench, gathered: Sequence[Prepared], kept: Journal | None) -> list[Cell]:
+    """Every kernel's cell with its inputs; those that the journal knows are not asked."""
+    common = inputs.of_run(bench)
+    depends = {item.name: inputs.of_cell(common, item.facts, item.files) for item in gathered}
+    known = kept.known(depends, _noting(bench.emit)) if kept is not None else {}
+
+    def keep(done: Cell) -> None:
+        if kept is None:
+            return
+        try:
+            kept.keep(replace(done, inputs=depends[done.kernel.name]))
+        except HarnessError as error:  # it costs a resume, not the run
+            name = done.kernel.name
+            bench.emit(Note(text=f"{name}: not kept for --resume: {error.message}"))
+
+    cells = _asked(bench, gathered, known, keep)
+    return [replace(done, inputs=depends[done.kernel.name]) for done in cells]
+
+
+def _asked(
+    bench: Bench,
+    gathered: Sequence[Prepared],
+    known: Mapping[str, Cell],
+    keep: Callable[[Cell], None],
 ) -> list[Cell]:
     """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
     shared = SharedAccelerator(bench)
@@ -268,7 +286,7 @@ def _facts(
     return RunFacts(
         started=began.isoformat(timespec="seconds"),
         duration_s=duration_s,
-        command=shlex.join([_program(), *sys.argv[1:]]),
+        command=_command(),
         backend=backend,
         accelerator=boot.accelerator if boot else "none",
         accelerator_reason=boot.accelerator_reason if boot else "no guest ran",
@@ -282,6 +300,10 @@ def _facts(
         questions=_BEFORE_BOOT | {check.name: check.question for check in request.checks},
         planned=request.planned,
     )
+
+
+def _command() -> str:
+    return shlex.join([_program(), *sys.argv[1:]])
 
 
 def _program() -> str:

@@ -44,21 +44,16 @@ def applied(run: Run, entries: Sequence[Entry], today: datetime.date) -> Run:
     )
 
 
-def merged(runs: Sequence[Run]) -> tuple[Quarantine, ...]:
-    """The entries of several shards of one run: each once, with what it struck in all."""
-    found: dict[Quarantine, list[Quarantine]] = {}
-    for run in runs:
-        for one in run.quarantine:
-            found.setdefault(replace(one, held=Held.IDLE, struck=()), []).append(one)
-    order = (Held.EXPIRED, Held.ACTIVE, Held.STALE, Held.IDLE)
-    return tuple(
-        replace(
-            same[0],
-            held=next(held for held in order if held in {one.held for one in same}),
-            struck=tuple(dict.fromkeys(name for one in same for name in one.struck)),
+def again(run: Run, entries: Sequence[Quarantine], today: datetime.date) -> Run:
+    """The run, after its answers changed, with the entries that it or its shards had."""
+    words = (
+        Entry(
+            check=one.check, kernels=one.kernels, owner=one.owner, reason=one.reason,
+            expires=datetime.date.fromisoformat(one.expires),
         )
-        for same in found.values()
-    )
+        for one in entries
+    )  # fmt: skip
+    return applied(run, tuple(dict.fromkeys(words)), today)
 
 
 def known(check: CheckResult) -> bool:

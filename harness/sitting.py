@@ -39,6 +39,7 @@ from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Cont
 from harness.checks.splat import MARK
 from harness.errors import HarnessError
 from harness.guest import CommandTimeoutError, Guest, GuestLostError
+from harness.journal import Words
 from harness.kernel_container import Docker
 from harness.objcheck import FeaturesAnswer
 from harness.place import Local, Place
@@ -77,6 +78,7 @@ class Request:
     machine: Machine = Machine()  # noqa: RUF009  # frozen
     boot_timeout_s: float | None = None
     planned: tuple[str, ...] = ()  # names of the whole matrix, of which this may be a shard
+    words: Words = Words()  # noqa: RUF009  # what of all this was said, for --resume
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
