@@ -109,6 +109,7 @@ _BACKEND_HELP = "auto, docker or local"
         "file": "a file for --command, beside which it runs (repeatable)",
         "attached": "run --command while the object is attached",
         "timeout": "seconds each --command may take",
+        "resume": "a report's directory: go on with that run, without what is finished",
     },
 )
 @_guarded
@@ -131,6 +132,7 @@ def kernel_matrix(
     file: Sequence[str] | None = None,
     attached: bool = False,
     timeout: str = "60",
+    resume: str = "",
 ) -> None:
     """Build, boot every kernel, run every check, write the report."""
     cache = Cache.default()
@@ -143,20 +145,25 @@ def kernel_matrix(
             run=tuple(command or ()), files=tuple(Path(p) for p in file or ()), attached=attached,
             timeout_s=float(_number("timeout", timeout)),
         ),
+        strict=strict, resume=resume,
     )  # fmt: skip
     print(job.plan_text(request, cache))
     if plan:
         return
-    with Progress() as emit:
-        run = pipeline.run(request, cache, emit)
-    written = job.write_reports(run, request.report_dir)
+    with job.kept(request, resume=bool(resume)) as kept:
+        with Progress() as emit:
+            run = job.against_history(pipeline.run(request, cache, emit, kept), request.report_dir)
+        written = job.write_reports(run, request.report_dir)
+        kept.end()
     print(f"\n{reporting.table(run, _columns())}\n")
     if reporting.problems(run):
         print(f"{reporting.problems_text(run)}\n")
     print(reporting.verdict_line(run))
     for path in written:
         print(f"  {path}")
-    _exit(job.status(run, strict=strict))
+    if job.resumable(run):
+        print(f"\nnot finished; to go on: {job.resume_line(request.report_dir)}")
+    _exit(job.status(run, strict=request.words.strict))
 
 
 _STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}

@@ -8,15 +8,17 @@ instructions, events per second, boot time, for each kernel. Reports draw trends
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
+from harness import flaky
 from harness.errors import HarnessError, UsageError
-from harness.results import Cell, Run
+from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
 FILE = Path("history") / "runs.jsonl"  # in the directory of all reports
 SCHEMA = 1
@@ -40,6 +42,10 @@ class Kernel:
     accelerator: str
     insns: dict[str, int]  # program → instructions that the verifier processed
     figures: dict[str, float]  # "check: figure" → value
+    inputs: str = ""  # of the cell but for which checks were asked; "" in older entries
+    passed: tuple[str, ...] = ()  # checks
+    failed: dict[str, str] = field(default_factory=dict)  # check → what it said, in a few words
+    flaky: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +59,14 @@ class Entry:
     commit: str
     verdict: str
     kernels: tuple[Kernel, ...]
+    id: str = ""  # of the run; one that was resumed has a line for each time, the last counts
 
 
 def entry_of(run: Run) -> Entry:
     """What of a run is kept."""
     return Entry(
         schema=SCHEMA, started=run.run.started, subject=run.subject.name,
-        sha256=run.subject.sha256, commit=run.run.commit, verdict=run.verdict,
+        sha256=run.subject.sha256, commit=run.run.commit, verdict=run.verdict, id=run.run.id,
         kernels=tuple(_kernel(cell) for cell in run.cells if cell.boot is not None),
     )  # fmt: skip
 
@@ -80,7 +87,55 @@ def _kernel(cell: Cell) -> Kernel:
             for check, name in FOLLOWED
             if (check, name) in figures
         },
+        inputs=_inputs(cell),
+        passed=tuple(c.check for c in cell.checks if c.verdict is Verdict.PASS),
+        failed={c.check: flaky.said(c) for c in cell.checks if c.verdict is Verdict.FAIL},
+        flaky={c.check: c.summary for c in cell.checks if c.cause is Cause.FLAKY},
     )  # fmt: skip
+
+
+def _inputs(cell: Cell) -> str:
+    """A digest of what the cell's answers depend on; another list of checks is no matter."""
+    if not cell.inputs:
+        return ""
+    words = [f"{name}={digest}" for name, digest in sorted(cell.inputs.items()) if name != "checks"]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def contradicted(run: Run, past: Sequence[Entry]) -> Run:
+    """The run, with those answers flaky that an earlier run of the same inputs contradicts."""
+    earlier = [entry for entry in past if entry.id != run.run.id or not entry.id]
+    return replace(run, cells=tuple(_steady(cell, earlier) for cell in run.cells))
+
+
+def _steady(cell: Cell, past: Sequence[Entry]) -> Cell:
+    inputs, accelerator = _inputs(cell), cell.boot.accelerator if cell.boot else ""
+    if not inputs:
+        return cell
+    seen = [
+        (entry, kernel)
+        for entry in past
+        for kernel in entry.kernels
+        if (kernel.name, kernel.inputs, kernel.accelerator)
+        == (cell.kernel.name, inputs, accelerator)
+    ]
+    return replace(cell, checks=tuple(_judged(check, seen) for check in cell.checks))
+
+
+def _judged(check: CheckResult, seen: Sequence[tuple[Entry, Kernel]]) -> CheckResult:
+    if check.verdict not in (Verdict.PASS, Verdict.FAIL):
+        return check
+    for entry, kernel in reversed(seen):  # the latest first
+        if check.verdict is Verdict.PASS:
+            then = kernel.failed.get(check.check, "")
+        else:
+            then = "pass" if check.check in kernel.passed else ""
+        then = then or (
+            f"flaky: {kernel.flaky[check.check]}" if check.check in kernel.flaky else ""
+        )
+        if then:
+            return flaky.answer(check, f"now {flaky.said(check)}", f"{entry.started[:16]} {then}")
+    return check
 
 
 def append(run: Run, reports: Path) -> Path:
@@ -126,7 +181,9 @@ def read(reports: Path) -> list[Entry]:
             continue
         if entry.schema == SCHEMA:
             found.append(entry)
-    return sorted(found, key=lambda one: one.started)
+    last = {entry.id: entry for entry in found if entry.id}
+    kept = [entry for entry in found if not entry.id or last[entry.id] is entry]
+    return sorted(kept, key=lambda one: one.started)
 
 
 def quantities(entry: Entry) -> dict[str, dict[str, float]]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import (
@@ -19,8 +20,10 @@ from harness import (
     gate,
     history,
     inventory,
+    journal,
     paths,
     pipeline,
+    quarantine,
     reporting,
     results,
     supply,
@@ -33,6 +36,7 @@ from harness.catalogue import Kernel
 from harness.checks import command
 from harness.checks.context import Where
 from harness.errors import UsageError
+from harness.journal import Words
 from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
 from harness.subject import COMMAND_TIMEOUT_S, Command
@@ -84,31 +88,62 @@ def request(
     boot_timeout_s: float = 0.0,
     shard: str = "",
     commands: CommandWords | None = None,
+    strict: bool = False,
+    resume: str = "",
 ) -> Request:
-    """Everything a run needs, checked before anything is built or fetched."""
-    pipeline.refuse_unknown_backend(backend)
-    directories = tuple(supply.from_directory(path, cache=cache) for path in kernel_dirs)
-    _refuse_twins(directories)
-    wanted = _wanted(kernels, directories)
-    planned = (*(one.name for one in wanted), *(one.name for one in directories))
-    mine = in_shard(shard, planned)
+    """Everything a run needs, checked before anything is built or fetched.
+
+    resume: the directory of a run to go on with; what it was asked holds where nothing else is said.
+    """
+    given = commands or CommandWords()
+    words = Words(
+        kernels=kernels, kernel_dirs=tuple(map(str, kernel_dirs)), object=object_path,
+        manifest=manifest_path, commands=given.run, files=tuple(map(str, given.files)),
+        attached=given.attached, backend="" if backend == "auto" else backend, jobs=jobs,
+        timeout_s=given.timeout_s if given.timeout_s != COMMAND_TIMEOUT_S else 0.0,
+        checks=check_names, append=append, boot_timeout_s=boot_timeout_s, strict=strict,
+    )  # fmt: skip
+    if resume:
+        if out:
+            raise UsageError("--resume names the directory of the report", hint="leave --out away")
+        words = words.over(journal.recorded(Path(resume)))
+    pipeline.refuse_unknown_backend(words.backend or "auto")
+    directories = {
+        path: supply.from_directory(Path(path), cache=cache) for path in words.kernel_dirs
+    }
+    _refuse_twins(tuple(directories.values()))
+    wanted = _wanted(words.kernels, tuple(directories.values()))
+    names = (*(one.name for one in wanted), *(one.name for one in directories.values()))
+    mine = in_shard(shard, names)
     now = datetime.datetime.now().astimezone()
-    source, own_commands = _subject(object_path, manifest_path, commands or CommandWords())
+    given = CommandWords(
+        run=words.commands, files=tuple(map(Path, words.files)), attached=words.attached,
+        timeout_s=words.timeout_s or COMMAND_TIMEOUT_S,
+    )  # fmt: skip
+    source, own_commands = _subject(words.object, words.manifest, given)
+    chosen = tuple(one for one in wanted if one.name in mine)
+    report_dir = resume or out
     return Request(
         subject=source,
-        kernels=tuple(one for one in wanted if one.name in mine),
-        directories=tuple(one for one in directories if one.name in mine),
+        kernels=chosen,
+        directories=tuple(one for one in directories.values() if one.name in mine),
         lock=inventory.lock_path(),
-        backend=backend,
-        jobs=jobs,
-        checks=_chosen_checks(check_names, own_commands=own_commands),
-        report_dir=(Path(out) if out else REPORTS / now.strftime("%Y-%m-%d-%H%M%S")).absolute(),
-        append=append,
-        boot_timeout_s=boot_timeout_s or None,
-        select=_select(object_path, manifest_path, commands or CommandWords()),
-        sources=_sources(object_path, manifest_path),
-        planned=planned,
-    )
+        backend=words.backend or "auto",
+        jobs=words.jobs,
+        checks=_chosen_checks(words.checks, own_commands=own_commands),
+        report_dir=(
+            Path(report_dir) if report_dir else REPORTS / now.strftime("%Y-%m-%d-%H%M%S")
+        ).absolute(),
+        append=words.append,
+        boot_timeout_s=words.boot_timeout_s or None,
+        select=_select(words.object, words.manifest, given),
+        sources=_sources(words.object, words.manifest),
+        planned=words.planned or names,
+        words=replace(
+            words, kernels=",".join(one.name for one in chosen), planned=words.planned or names,
+            kernel_dirs=tuple(path for path, one in directories.items() if one.name in mine),
+        ),
+    )  # fmt: skip
 
 
 def _sources(object_path: str, manifest_path: str) -> str:
@@ -199,6 +234,39 @@ def _cost(check: checks.Check) -> str:
 def _left_out(wanted: Request) -> list[str]:
     names = [check.name for check in checks.ALL if check not in wanted.checks]
     return [f"             not asked: {', '.join(names)} (--checks all)"] if names else []
+
+
+@contextlib.contextmanager
+def kept(wanted: Request, *, resume: bool) -> Iterator[journal.Journal]:
+    """The run's journal; an interrupt before there are results says how to go on."""
+    with journal.opened(wanted.report_dir, wanted.words, resume=resume) as opened:
+        try:
+            yield opened
+        except KeyboardInterrupt:
+            logger.warning("interrupted; to go on: %s", resume_line(wanted.report_dir))
+            raise
+
+
+def resume_line(report_dir: Path) -> str:
+    """What goes on with the run there."""
+    return f"inv kernel-matrix --resume {shlex.quote(str(_shown(report_dir)))}"
+
+
+def resumable(run: Run) -> bool:
+    """Whether to go on with it could tell more than it did."""
+    return any(
+        check.verdict is Verdict.UNKNOWN and not journal.settled(cell)
+        for cell in run.cells
+        for check in cell.checks
+    )
+
+
+def against_history(run: Run, directory: Path) -> Run:
+    """The run with what earlier ones of the same inputs contradict, where reports have a history."""
+    if directory.parent.name != REPORTS.name:
+        return run
+    judged = history.contradicted(run, history.read(directory.parent))
+    return quarantine.again(judged, run.quarantine, datetime.datetime.now(datetime.UTC).date())
 
 
 def write_reports(run: Run, directory: Path) -> list[Path]:
@@ -303,11 +371,15 @@ def update_baseline(results_path: Path, manifest_path: str) -> list[str]:
 
 
 def status(run: Run, *, strict: bool) -> int:
-    """0: everything asked for holds; 1: a kernel fails; 3: we could not tell."""
-    verdicts = [check.verdict for check in run.checks] + [cell.verdict for cell in run.cells]
+    """0: everything asked for holds; 1: a kernel fails; 3: we could not tell.
+
+    What is quarantined decides nothing.
+    """
+    cells = [results.worst(check.verdict for check in c.checks if check.counts) for c in run.cells]
+    verdicts = [*(check.verdict for check in run.checks if check.counts), *cells]
     if Verdict.FAIL in verdicts:
         return 1
-    if Verdict.UNKNOWN in verdicts or not any(c.verdict is Verdict.PASS for c in run.cells):
+    if Verdict.UNKNOWN in verdicts or Verdict.PASS not in cells:
         return 3
     return 3 if strict and Verdict.UNAVAILABLE in verdicts else 0
 
