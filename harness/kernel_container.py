@@ -17,15 +17,20 @@ import docker
 import docker.errors
 import requests
 from docker.models.containers import Container as DockerContainer
+from docker.types import LogConfig, Ulimit
 
+from harness import confine
 from harness.errors import HarnessError
-from harness.place import Held, alive, owner
+from harness.place import CONSOLE, Held, alive, owner
 from harness.qemu import PROGRAM, Accelerator, Arch
 
 logger = logging.getLogger(__name__)
 
 OWNER_LABEL = "kernel-matrix.owner"  # "pid:start time" of the harness that started a container
 _OVERHEAD_MIB = 512  # what QEMU itself takes beside the guest's memory
+_MORE_CPUS = 1  # QEMU's own threads, beside those of the guest's CPUs
+_MAX_LOG = "1m"  # of what QEMU writes to its standard error
+_KVM = Path("/dev/kvm")
 _NO_ANSWER = "the Docker engine went away while the guest ran"
 _CALL_TIMEOUT_S = 30  # the engine's answer to a request that does not wait for a guest
 BACK_WITHIN_S = 60.0  # how long guests wait for an engine that answered before, all together
@@ -35,7 +40,11 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Docker:
-    """QEMU in a kernel container: no network, no capability, read-only root, limits."""
+    """QEMU in a kernel container: no network, no capability, read-only root, not root, limits.
+
+    The engine's own seccomp profile stays on; nothing is shared but the guest's directory, which
+    is read-only, and the console's file in it.
+    """
 
     image: str
     arch: Arch = Arch.X86_64
@@ -56,6 +65,11 @@ class Docker:
         if client is None:
             raise HarnessError("the Docker engine does not answer any more", hint="start it again")
         with contextlib.closing(client), contextlib.ExitStack() as stack:
+            user = confine.next_user()
+            (run_dir / CONSOLE).touch()
+            confine.hand_over(run_dir, user, (CONSOLE,))
+            kvm = accelerator is Accelerator.KVM
+            memory = f"{memory_mib + _OVERHEAD_MIB}m"
             try:
                 # Not `run`: that would ask a registry for an image that is not there.
                 container = client.containers.create(
@@ -64,15 +78,24 @@ class Docker:
                     command=[PROGRAM[self.arch], *qemu_argv],
                     detach=True,
                     network_mode="none",
+                    ipc_mode="none",
                     cap_drop=["ALL"],
                     security_opt=["no-new-privileges"],
                     read_only=True,
-                    tmpfs={"/tmp": "size=64m"},
-                    user=f"{os.getuid()}:{os.getgid()}",
-                    mem_limit=f"{memory_mib + _OVERHEAD_MIB}m",
-                    pids_limit=128,
-                    volumes={str(run_dir): {"bind": str(run_dir), "mode": "rw"}},
-                    devices=["/dev/kvm"] if accelerator is Accelerator.KVM else [],
+                    tmpfs={"/tmp": "size=16m,noexec,nosuid,nodev"},
+                    user=f"{user.uid}:{user.gid}",
+                    group_add=_kvm_groups() if kvm else [],
+                    mem_limit=memory,
+                    memswap_limit=memory,
+                    nano_cpus=_nano_cpus(client, qemu_argv),
+                    pids_limit=confine.MAX_TASKS,
+                    ulimits=_ULIMITS,
+                    log_config=LogConfig(type="json-file", config={"max-size": _MAX_LOG}),
+                    volumes={
+                        str(run_dir): {"bind": str(run_dir), "mode": "ro"},
+                        str(run_dir / CONSOLE): {"bind": str(run_dir / CONSOLE), "mode": "rw"},
+                    },
+                    devices=[str(_KVM)] if kvm else [],
                     labels={OWNER_LABEL: owner()},
                     init=False,
                 )
@@ -88,6 +111,35 @@ class Docker:
             yield _DockerQemu(container)
 
 
+_ULIMITS = [
+    Ulimit(name=name, soft=most, hard=most)
+    for name, most in (
+        ("core", 0), ("nofile", confine.MAX_FILES), ("fsize", confine.MAX_FILE_BYTES),
+    )
+]  # fmt: skip
+
+
+def _nano_cpus(client: docker.DockerClient, qemu_argv: Sequence[str]) -> int | None:
+    """As many CPUs as the guest has and one for QEMU itself, none over the machine's.
+
+    None where the kernel cannot: an engine refuses the limit then.
+    """
+    facts = client.info()
+    if not facts.get("CpuCfsQuota", False):
+        return None
+    vcpus = int(qemu_argv[qemu_argv.index("-smp") + 1]) if "-smp" in qemu_argv else 1
+    return min(vcpus + _MORE_CPUS, int(facts.get("NCPU", 1))) * 1_000_000_000
+
+
+def _kvm_groups() -> list[str]:
+    """The group that may open /dev/kvm."""
+    try:
+        device = _KVM.stat()
+    except OSError:
+        return []
+    return [str(device.st_gid)] if device.st_mode & 0o060 == 0o060 else []
+
+
 class _DockerQemu:
     """A thread waits for the container's end: asking again and again would cost the guest CPU."""
 
@@ -101,6 +153,11 @@ class _DockerQemu:
 
     def kill(self) -> None:
         self._container.kill()
+
+    @property
+    def identity(self) -> str:
+        """The container's id."""
+        return str(self._container.id)
 
     def _wait(self) -> None:
         # A client of our own: the harness uses the other one at the same time.
@@ -133,12 +190,12 @@ def _wait_for_end(client: docker.DockerClient, identity: str) -> str:
     return f"QEMU {how}{killed}{': ' + said if said else ''}"
 
 
-def engine(timeout_s: int = _CALL_TIMEOUT_S) -> docker.DockerClient | None:
+def engine(timeout_s: int | None = None) -> docker.DockerClient | None:
     """A client of the Docker engine, or None when none answers."""
     if not _listens():
         return None
     try:
-        client = docker.from_env(timeout=timeout_s)
+        client = docker.from_env(timeout=timeout_s or _CALL_TIMEOUT_S)
     except docker.errors.DockerException:
         return None
     try:

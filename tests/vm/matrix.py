@@ -38,6 +38,8 @@ class Matrix:
     append: tuple[str, ...]
     boot_timeout_s: float
     report_dir: Path
+    jobs: int = 2
+    on_event: Callable[[Event], object] = lambda event: None  # called in the cell's thread
     events: list[tuple[float, Event]] = field(default_factory=list)  # monotonic time
 
     def run(self) -> Run:
@@ -47,15 +49,18 @@ class Matrix:
             directories=self.kernels,
             lock=paths.catalogue_dir() / "kernels.lock",
             backend=self.backend,
-            jobs=2,
+            jobs=self.jobs,
             checks=self.checks,
             report_dir=self.report_dir,
             append=self.append,
             boot_timeout_s=self.boot_timeout_s,
         )
-        return pipeline.run(
-            request, self.cache, lambda event: self.events.append((time.monotonic(), event))
-        )
+
+        def listen(event: Event) -> None:
+            self.events.append((time.monotonic(), event))
+            self.on_event(event)
+
+        return pipeline.run(request, self.cache, listen)
 
 
 def verdicts(checks: tuple[CheckResult, ...]) -> dict[str, tuple[str, str]]:
