@@ -27,20 +27,29 @@ GREETING = b"km: guest up"
 _SYNC_EVERY_S = 0.1  # what comes before the agent opens its port is flushed: ask again soon
 _WATCH_EVERY_S = 0.5
 _LINE_LIMIT = 32 << 20  # the agent caps captured output at 16 MiB, 22 MiB in base64
-_CALL_TIMEOUT_S = 30.0
+_NOISE_LIMIT = 1 << 20  # of lines that answer no request of ours, while we wait for one
+_SLOWEST_BYTES_S = 4096  # of a long answer, on the average: a trickle is no answer
+CALL_TIMEOUT_S = 30.0
 _FILE_LIMIT = 256 << 20
 
 
 class GuestLostError(HarnessError):
     """The guest is gone or cannot be believed; `reason` is a word of the cause taxonomy."""
 
-    def __init__(self, message: str, *, reason: str = "guest-lost", hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, reason: str = "guest-lost", hint: str = "", excerpt: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+        self.excerpt = excerpt  # of the console: the lines that decided
 
 
 class CommandTimeoutError(HarnessError):
     """The guest is alive, its command did not end in time and was killed."""
+
+
+class CommandFloodError(HarnessError):
+    """The command wrote more than the guest's agent keeps: what came back is cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,19 +89,30 @@ class AgentGuest:
     """A guest that answers through qemu-ga on `stream`.
 
     watch is called at least every half second while we wait; it raises GuestLostError when the
-    guest's process has ended or its console shows that waiting is in vain.
+    guest's process has ended or its console shows that waiting is in vain. call_timeout_s: how long
+    the agent may take to answer one request, whatever the command that it runs.
     """
 
-    def __init__(self, stream: socket.socket, watch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stream: socket.socket,
+        watch: Callable[[], None],
+        *,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+    ) -> None:
+        self._call_timeout_s = call_timeout_s
         self._stream = stream
         self._stream.setblocking(False)
         self._watch = watch
         self._buffer = bytearray()
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Return once the agent has answered a synchronisation that we sent."""
-        deadline = time.monotonic() + timeout_s
-        self._wait_greeting(deadline)
+    def wait_ready(self, timeout_s: float, *, since: float | None = None) -> None:
+        """Return once the agent has answered a synchronisation that we sent.
+
+        since: when the boot began, in monotonic seconds; now, if it is not said.
+        """
+        deadline = (time.monotonic() if since is None else since) + timeout_s
+        self._wait_greeting(deadline, timeout_s)
         while True:
             token = secrets.randbits(52)
             sync = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
@@ -105,7 +125,7 @@ class AgentGuest:
             except TimeoutError:
                 if time.monotonic() >= deadline:
                     raise GuestLostError(
-                        f"the guest came up but its agent did not answer within {timeout_s:g} s",
+                        f"the guest came up but its agent did not answer within the boot's {timeout_s:g} s",
                         reason="hang",
                     ) from None
             else:
@@ -178,16 +198,17 @@ class AgentGuest:
 
     def _call(self, command: str, arguments: dict[str, object]) -> dict[str, object]:
         """One request and the answer that carries its nonce; other answers are drained."""
-        deadline = time.monotonic() + _CALL_TIMEOUT_S
+        deadline = time.monotonic() + self._call_timeout_s
         nonce = secrets.token_hex(8)
         self._send(_encoded({"execute": command, "arguments": arguments, "id": nonce}), deadline)
         try:
             answer = self._answer_with(
-                lambda reply: reply.get("id") == nonce, deadline, renew_s=_CALL_TIMEOUT_S
+                lambda reply: reply.get("id") == nonce, deadline, renew_s=self._call_timeout_s
             )
         except TimeoutError:
             raise GuestLostError(
-                f"the guest did not answer '{command}' within {_CALL_TIMEOUT_S:g} s", reason="hang"
+                f"the guest did not answer '{command}' within {self._call_timeout_s:g} s",
+                reason="hang",
             ) from None
         error = answer.get("error")
         if isinstance(error, dict):
@@ -205,27 +226,34 @@ class AgentGuest:
         renew_s: float = 0.0,
     ) -> dict[str, object]:
         """The first wanted reply. renew_s: how long the guest may pause within a long one."""
-        while True:
+        noise = 0
+        while noise <= _NOISE_LIMIT:
             line = self._line(deadline, renew_s=renew_s)
             try:
                 reply = json.loads(line)
-            except ValueError:
-                continue  # what the tty held before it was raw, or a kernel message
+            except (ValueError, RecursionError):
+                reply = None  # what the tty held before it was raw, or a kernel message
             if isinstance(reply, dict) and wanted(reply):
                 return reply
+            noise += len(line) + 1
+        raise GuestLostError(
+            f"the guest's channel carried over {_NOISE_LIMIT >> 10:,} KiB that answer no request",
+            hint="does a command write to the agent's port (/dev/ttyS1)?",
+        )
 
-    def _wait_greeting(self, deadline: float) -> None:
+    def _wait_greeting(self, deadline: float, timeout_s: float) -> None:
         try:
             while GREETING not in self._line(deadline):
                 pass
         except TimeoutError:
             raise GuestLostError(
-                "the guest did not come up before its deadline", reason="hang",
+                f"the guest did not come up within the boot's {timeout_s:g} s", reason="hang",
                 hint="the console log shows how far the kernel came",
             ) from None  # fmt: skip
 
     def _line(self, deadline: float, *, renew_s: float = 0.0) -> bytes:
         searched = 0
+        started = time.monotonic()
         while True:
             end = self._buffer.find(b"\n", searched)
             if end >= 0:
@@ -245,7 +273,8 @@ class AgentGuest:
             if not chunk:
                 self._channel_closed()
             self._buffer += chunk
-            deadline = max(deadline, time.monotonic() + renew_s)
+            slowest = started + renew_s + len(self._buffer) / _SLOWEST_BYTES_S
+            deadline = max(deadline, min(time.monotonic() + renew_s, slowest))
 
     def _send(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from harness.errors import HarnessError
-from harness.guest import CommandResult, Guest
+from harness.guest import CommandFloodError, CommandResult, Guest
 from harness.results import Ran
 
 _LONGEST = 4000  # characters; a script with its data inside is cut
@@ -27,7 +27,7 @@ class Transcript:
         return ran
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
-        """As `Guest.run`."""
+        """As `Guest.run`; CommandFloodError rather than a cut answer, which would mislead."""
         started = time.monotonic()
         try:
             result = self._guest.run(argv, timeout_s=timeout_s, stdin=stdin)
@@ -35,6 +35,11 @@ class Transcript:
             self._keep(argv, None, time.monotonic() - started)
             raise
         self._keep(argv, result.status, result.duration_s)
+        if result.truncated:
+            size = max(len(result.stdout), len(result.stderr))
+            raise CommandFloodError(
+                f"'{' '.join(argv):.200}' flooded its output: only {size:,} bytes of it were kept"
+            )
         return result
 
     def read_file(self, path: str, *, timeout_s: float = 60.0) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import console, qemu
+from harness.console import Trouble
 from harness.errors import HarnessError
 from harness.guest import AgentGuest, GuestLostError
 from harness.place import Held, Place
@@ -21,7 +22,13 @@ from harness.qemu import Accelerator, Machine
 # a machine at load 12 has taken 60 s.
 BOOT_TIMEOUT_S = {Accelerator.TCG: 90.0, Accelerator.KVM: 30.0}
 _COUNTED_SLOWER = 2.5  # one thread for all CPUs: 14 s where others take 7
-_CONSOLE_LIMIT = 64 << 20
+# Of a guest's console; the wordiest boot (initcall_debug) writes 1 MiB.
+CONSOLE_LIMIT_BYTES = 8 << 20
+_KEPT_BEGINNING, _KEPT_END = 1 << 20, 3 << 20  # of a longer one, for the report
+_CHUNK_BYTES = 1 << 20
+_WATCH_EVERY_S = 0.25
+_LAST_WORDS_S = 2.0  # for a panic's trace: with panic=-1 QEMU ends after it
+_QUIET_S = 0.5
 _SOCKET_PATH_LIMIT = 100  # sun_path is 108 bytes with its NUL (unix(7))
 
 
@@ -33,6 +40,7 @@ class Vm:
     boot_s: float  # from QEMU's start to the first answered request
     held: Held
     console: Path
+    take_killed: Callable[[], tuple[str, ...]]  # for want of memory since the last take
 
 
 @contextlib.contextmanager
@@ -45,13 +53,15 @@ def booted(
     run_dir: Path,
     append: tuple[str, ...] = (),
     boot_timeout_s: float | None = None,
+    console_limit_bytes: int = CONSOLE_LIMIT_BYTES,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Vm]:
     """Boot a kernel and yield the guest once it answers; QEMU is gone when the block ends.
 
     initrd lies in `run_dir`; the console is written to `run_dir/console.log`. Raises
-    GuestLostError when the guest does not come up within `boot_timeout_s`, and from then on as
-    soon as `cancelled` says that nobody wants to know any more.
+    GuestLostError when the guest does not come up within `boot_timeout_s`; always when its console
+    has a kernel that gave up, or more than `console_limit_bytes`; and as soon as `cancelled` says
+    that nobody wants to know any more.
     """
     limit_s = BOOT_TIMEOUT_S[machine.accelerator] if boot_timeout_s is None else boot_timeout_s
     limit_s *= _COUNTED_SLOWER if machine.counted else 1
@@ -71,55 +81,119 @@ def booted(
                 accelerator=machine.accelerator, memory_mib=machine.memory_mib,
             )
         )  # fmt: skip
-        watch = _Watch(held, log, cancelled)
-        stream = stack.enter_context(_accepted(listener, watch, started + limit_s))
+        watch = _Watch(held, log, console_limit_bytes, cancelled)
+        stream = stack.enter_context(_accepted(listener, watch, started, limit_s))
         guest = AgentGuest(stream, watch)
-        guest.wait_ready(started + limit_s - time.monotonic())
-        yield Vm(guest=guest, boot_s=time.monotonic() - started, held=held, console=log)
+        guest.wait_ready(limit_s, since=started)
+        yield Vm(
+            guest=guest, boot_s=time.monotonic() - started, held=held, console=log,
+            take_killed=watch.take_killed,
+        )  # fmt: skip
+
+
+def kept_console(log: Path) -> bytes:
+    """A console as it is kept: of one that was flooded its beginning and its end."""
+    size = log.stat().st_size
+    with log.open("rb") as file:
+        if size <= _KEPT_BEGINNING + _KEPT_END:
+            return file.read(_KEPT_BEGINNING + _KEPT_END)
+        beginning = file.read(_KEPT_BEGINNING)
+        file.seek(size - _KEPT_END)
+        return console.shortened(
+            beginning, file.read(_KEPT_END), size - _KEPT_BEGINNING - _KEPT_END
+        )
 
 
 class _Watch:
     """Raises GuestLostError as soon as waiting for the guest makes no sense any more."""
 
-    def __init__(self, held: Held, log: Path, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, held: Held, path: Path, limit_bytes: int, cancelled: Callable[[], bool]
+    ) -> None:
         self._held = held
-        self._log = log
+        self._path = path
+        self._limit = limit_bytes
         self._cancelled = cancelled
+        self._log = console.Log()
         self._seen = 0
-        self._text = ""
         self._next = 0.0
 
     def __call__(self) -> None:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + 0.25
+        self._next = now + _WATCH_EVERY_S
+        self._raise_if_cancelled()
+        ending = self._held.ended()  # before the console is read: nothing follows its end
+        self._read_console()
+        if self._log.trouble is not None:
+            self._wait_for_last_words()
+            raise _given_up(self._log.trouble)
+        if self._seen > self._limit:
+            raise GuestLostError(
+                f"the guest flooded its console: over {self._limit >> 10:,} KiB",
+                reason="console-flood",
+                hint="the console log has the beginning and the end of it",
+            )
+        if ending is not None:
+            self._log.close()
+            if self._log.trouble is not None:
+                raise _given_up(self._log.trouble)
+            raise GuestLostError(ending, hint="the console log has the guest's last words")
+
+    def take_killed(self) -> tuple[str, ...]:
+        """What the guest's kernel killed for want of memory since the last take."""
+        self._read_console()
+        return self._log.take_killed()
+
+    def _wait_for_last_words(self) -> None:
+        """A trace follows the line that decides: until QEMU ends, or the console is quiet."""
+        now = time.monotonic()
+        end, quiet = now + _LAST_WORDS_S, now + _QUIET_S
+        while not self._log.complete and time.monotonic() < min(end, quiet):
+            self._raise_if_cancelled()
+            if self._held.ended() is not None:
+                end = 0.0
+            elif not select.select([], [], [], 0.05)[0]:
+                before = self._seen
+                self._read_console()
+                if self._seen > before:
+                    quiet = time.monotonic() + _QUIET_S
+        self._read_console()
+        self._log.close()
+
+    def _raise_if_cancelled(self) -> None:
         if self._cancelled():
             raise GuestLostError("interrupted", reason="infra")
-        ending = self._held.ended()
-        self._read_console()
-        trouble = console.find_trouble(self._text)
-        if trouble is not None and trouble.trouble is not None:
-            raise GuestLostError(
-                f"the kernel gave up: {trouble.line}",
-                reason=trouble.trouble, hint="the console log has the trace",
-            )  # fmt: skip
-        if ending is not None:
-            raise GuestLostError(ending, hint="the console log has the guest's last words")
-        if self._seen > _CONSOLE_LIMIT:
-            raise GuestLostError(
-                f"the guest wrote over {_CONSOLE_LIMIT >> 20} MiB to its console",
-                reason="console-flood",
-            )
 
     def _read_console(self) -> None:
-        """Keep the console's last 64 KiB: a kernel that panics says little afterwards."""
-        with self._log.open("rb") as file:
+        """What is new, up to the limit: QEMU may write faster than anybody reads."""
+        with self._path.open("rb") as file:
             file.seek(self._seen)
-            new = file.read()
-        self._seen += len(new)
-        if new:
-            self._text = (self._text + new.decode(errors="replace"))[-65536:]
+            while self._seen <= self._limit:
+                new = file.read(_CHUNK_BYTES)
+                if not new:
+                    return
+                self._seen += len(new)
+                self._log.feed(new)
+
+
+def _given_up(found: console.Finding) -> GuestLostError:
+    """How a guest was lost, in its kernel's words or its init's."""
+    if found.trouble is Trouble.AGENT_ENDED:
+        message = f"the guest's agent ended and the guest shut down: {found.line}"
+    elif found.before.startswith("Out of memory"):
+        message = f"the guest ran out of memory and lost its agent: {found.before}"
+    elif found.before:
+        message = f"the kernel gave up: {found.before}; then: {found.line}"
+    else:
+        message = f"the kernel gave up: {found.line}"
+    hint = "the console log has the trace"
+    if found.trouble is Trouble.OUT_OF_MEMORY:
+        hint = "the console log says who had the memory"
+    return GuestLostError(
+        message, reason=found.trouble or "guest-lost", hint=hint, excerpt=found.excerpt
+    )
 
 
 @contextlib.contextmanager
@@ -137,11 +211,16 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _accepted(listener: socket.socket, watch: _Watch, deadline: float) -> Iterator[socket.socket]:
+def _accepted(
+    listener: socket.socket, watch: _Watch, started: float, limit_s: float
+) -> Iterator[socket.socket]:
     while True:
         watch()
-        if time.monotonic() > deadline:
-            raise GuestLostError("QEMU did not open the guest's channel", reason="infra")
+        if time.monotonic() > started + limit_s:
+            raise GuestLostError(
+                f"QEMU did not open the guest's channel within the boot's {limit_s:g} s",
+                reason="infra",
+            )
         if select.select([listener], [], [], 0.1)[0]:
             break
     stream, _ = listener.accept()

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from harness.console import Trouble, find_splats, find_trouble
+from harness.console import Log, Trouble, find_splats, find_trouble
 
 _PANIC = """\
 [    1.203914] VFS: Cannot open root device "(null)" or unknown-block(0,0): error -6
@@ -33,7 +35,11 @@ _NEW_WARN = """\
         ("[ 1.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0", Trouble.PANIC),
         ("[ 1.2] Kernel panic - not syncing: Fatal exception in interrupt", Trouble.PANIC),
         (
-            "[ 9.1] Kernel panic - not syncing: System is deadlocked on memory: Out of memory",
+            "[ 9.1] Kernel panic - not syncing: System is deadlocked on memory",
+            Trouble.OUT_OF_MEMORY,
+        ),
+        (
+            "[ 9.1] Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled",
             Trouble.OUT_OF_MEMORY,
         ),
         (
@@ -106,3 +112,60 @@ def test_an_ordinary_boot_is_no_complaint() -> None:
 """
     assert find_trouble(text) is None
     assert find_splats(text) == []
+
+
+_OOPS = """\
+[    6.1] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[    6.2] #PF: supervisor read access in kernel mode
+[    6.3] Oops: 0000 [#1] SMP NOPTI
+[    6.4] Call Trace:
+[    6.5] Kernel panic - not syncing: Fatal exception
+"""
+
+
+def test_an_oops_s_panic_is_told_with_the_oops() -> None:
+    """ "Fatal exception" alone says nothing."""
+    found = find_trouble(_OOPS)
+
+    assert found is not None
+    assert found.trouble is Trouble.PANIC
+    assert found.before == "BUG: kernel NULL pointer dereference, address: 0000000000000000"
+
+
+def test_what_memory_killed_is_told_once() -> None:
+    """A command that the kernel killed for want of memory: its check says so."""
+    log = Log()
+    log.feed(b"[ 5.1] Memory cgroup out of memory: Killed process 70 (own) total-vm:1kB\n")
+    log.feed(b"[ 5.2] Out of memory: Killed process 91 (tail) total-vm:650000kB, ")
+    log.feed(b"anon-rss:640000kB\n")
+
+    assert log.take_killed() == ("Out of memory: Killed process 91 (tail)",)
+    assert log.take_killed() == ()
+    assert log.trouble is None
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096])
+def test_a_console_is_the_same_in_pieces_of_any_size(step: int) -> None:
+    data = b"x" * 10_000 + _OOPS.encode()
+    log = Log()
+    for start in range(0, len(data), step):
+        log.feed(data[start : start + step])
+    log.close()
+
+    assert log.trouble == find_trouble(data.decode())
+    assert log.trouble is not None
+
+
+def test_reading_a_flood_takes_time_in_proportion() -> None:
+    """8 MiB in pieces of 4 KiB: not each piece with all that was read before."""
+
+    def seconds(size: int) -> float:
+        log = Log()
+        line = b"[    4.100000] flood flood flood flood flood flood flood flood flood\n" * 60
+        started = time.process_time()
+        for _ in range(size // len(line)):
+            log.feed(line)
+        return time.process_time() - started
+
+    assert seconds(8 << 20) < 12 * seconds(1 << 20) + 0.5
+    assert seconds(8 << 20) < 4

@@ -9,6 +9,7 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +22,9 @@ Peer = Callable[[socket.socket, dict[str, Any]], None]
 
 
 @contextlib.contextmanager
-def _agent(peer: Peer, *, greeting: bytes = b"junk\nkm: guest up\n") -> Iterator[AgentGuest]:
+def _agent(
+    peer: Peer, *, greeting: bytes = b"junk\nkm: guest up\n", call_timeout_s: float = 30.0
+) -> Iterator[AgentGuest]:
     """An agent that hands each request to `peer`, which answers as it likes."""
     ours, theirs = socket.socketpair()
 
@@ -34,7 +37,7 @@ def _agent(peer: Peer, *, greeting: bytes = b"junk\nkm: guest up\n") -> Iterator
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield AgentGuest(ours, lambda: None)
+        yield AgentGuest(ours, lambda: None, call_timeout_s=call_timeout_s)
     finally:
         ours.close()
         with contextlib.suppress(OSError):
@@ -205,3 +208,55 @@ def test_a_file_that_is_no_gzip_loses_the_guest() -> None:
         guest.wait_ready(5)
         with pytest.raises(GuestLostError, match="gzip"):
             guest.read_file("/tmp/events")
+
+
+def test_a_channel_full_of_noise_loses_the_guest() -> None:
+    """Answers to nobody's question, without end: every deadline would be renewed for ever."""
+
+    def peer(stream: socket.socket, request: dict[str, Any]) -> None:
+        if request["execute"] == "guest-sync-delimited":
+            _answer(stream, request, request["arguments"]["id"])
+        else:
+            with contextlib.suppress(OSError):
+                while True:
+                    stream.sendall(b'{"return": {}, "id": "0"}\n' * 1000)
+
+    with _agent(peer) as guest:
+        guest.wait_ready(5)
+        with pytest.raises(GuestLostError, match="answer no request"):
+            guest.run(["/bin/x"], timeout_s=5)
+
+
+def test_an_answer_that_trickles_is_no_answer() -> None:
+    """A byte now and then would keep us waiting for years."""
+
+    def peer(stream: socket.socket, request: dict[str, Any]) -> None:
+        if request["execute"] == "guest-sync-delimited":
+            _answer(stream, request, request["arguments"]["id"])
+        else:
+            with contextlib.suppress(OSError):
+                for _ in range(1000):
+                    stream.sendall(b" ")
+                    time.sleep(0.05)
+
+    with _agent(peer, call_timeout_s=1.0) as guest:
+        guest.wait_ready(5)
+        started = time.monotonic()
+        with pytest.raises(GuestLostError, match="did not answer 'guest-exec' within 1 s"):
+            guest.run(["/bin/x"], timeout_s=5)
+
+    assert time.monotonic() - started < 10
+
+
+def test_an_answer_nested_without_end_is_noise() -> None:
+    """It would exhaust a recursive parser's stack."""
+    honest = _runs(b"right")
+
+    def peer(stream: socket.socket, request: dict[str, Any]) -> None:
+        stream.sendall(b"[" * 200_000 + b"\n")
+        honest(stream, request)
+
+    with _agent(peer) as guest:
+        guest.wait_ready(5)
+
+        assert guest.run(["/bin/x"], timeout_s=5).stdout == b"right"

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.guest import CommandResult, CommandTimeoutError
+from harness.guest import CommandFloodError, CommandResult, CommandTimeoutError
 from harness.transcript import Transcript
 
 
 class _Guest:
-    """Ends every command with 3, but `sleep`, which never ends."""
+    """Ends every command with 3, but `sleep`, which never ends; `yes` writes too much."""
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
         if argv[0] == "sleep":
             raise CommandTimeoutError(f"'{argv[0]}' did not end within {timeout_s:g} s")
         return CommandResult(
-            argv=tuple(argv), status=3, stdout=stdin, stderr=b"", truncated=False, duration_s=0.25
-        )
+            argv=tuple(argv), status=3, stdout=stdin, stderr=b"", truncated=argv[0] == "yes",
+            duration_s=0.25,
+        )  # fmt: skip
 
     def read_file(self, path: str, *, timeout_s: float = 60.0) -> bytes:
         return path.encode()
@@ -60,3 +61,13 @@ def test_a_command_with_its_data_inside_is_cut() -> None:
 
     assert len(ran.command) < 5_000
     assert ran.command.endswith("(100007 characters)")
+
+
+def test_output_that_was_cut_is_no_answer() -> None:
+    """A check that parses half an answer would believe it."""
+    guest = Transcript(_Guest())
+
+    with pytest.raises(CommandFloodError, match=r"'yes no' flooded its output: only 4 bytes"):
+        guest.run(["yes", "no"], timeout_s=1, stdin=b"no\nn")
+
+    assert [(one.command, one.status) for one in guest.take()] == [("yes no", 3)]

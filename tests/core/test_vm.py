@@ -99,15 +99,62 @@ def test_an_interrupt_is_heard_within_the_wait(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
 
 
-def test_a_console_that_floods_ends_the_guest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A kernel that prints without end would fill the disk."""
-    monkeypatch.setattr(vm, "_CONSOLE_LIMIT", 1 << 20)
+def test_a_console_that_floods_ends_the_guest(tmp_path: Path) -> None:
+    """100 MB at the host's speed: the watch reads its 8 MiB and ends what writes."""
+    started = time.monotonic()
 
-    lost = _boot(tmp_path, 'head -c 2M /dev/zero >"$0"; sleep 600')
+    lost = _boot(tmp_path, 'yes 0123456789 | head -c 100M >"$0"; exec sleep 600')
 
     assert lost.reason == "console-flood"
+    assert "over 8,192 KiB" in lost.message
+    assert time.monotonic() - started < 40
+
+
+def test_a_panic_within_a_flood_is_still_the_panic(tmp_path: Path) -> None:
+    """Whatever was written after it, and without a line end before it."""
+    script = f"(head -c 300k /dev/zero; echo '{_PANIC}'; head -c 3M /dev/zero) >\"$0\"; sleep 600"
+
+    assert _boot(tmp_path, script).reason == "panic"
+
+
+def test_what_is_kept_of_a_flooded_console_says_what_is_not(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.write_bytes(b"begun\n" + bytes(9 << 20) + b"ended\n")
+
+    kept = vm.kept_console(log)
+
+    assert kept.startswith(b"begun\n")
+    assert kept.endswith(b"ended\n")
+    assert b"5,242,892 bytes of this console are left out here" in kept
+    assert len(kept) < (4 << 20) + 100
+
+
+def test_a_panic_s_trace_is_waited_for(tmp_path: Path) -> None:
+    """It is written while we already know: QEMU is not ended in the middle of it."""
+    script = f"echo '{_PANIC}' >\"$0\"; sleep 0.2; echo ' panic+0x114/0x2f1' >>\"$0\"; sleep 600"
+
+    lost = _boot(tmp_path, script)
+
+    assert lost.excerpt.splitlines() == [_PANIC, " panic+0x114/0x2f1"]
+
+
+def test_an_agent_that_was_killed_says_why_the_guest_shut_down(tmp_path: Path) -> None:
+    lost = _boot(tmp_path, "echo 'km: guest down (server status 0x9)' >\"$0\"; exit 0")
+
+    assert lost.reason == "guest-lost"
+    assert "agent ended" in lost.message
+
+
+def test_an_agent_killed_for_want_of_memory_is_the_memory_s(tmp_path: Path) -> None:
+    script = (
+        "(echo '[ 9.1] Out of memory: Killed process 79 (qemu-ga) total-vm:84kB'; "
+        "echo 'km: guest down (server status 0x9)') >\"$0\"; exit 0"
+    )
+
+    lost = _boot(tmp_path, script)
+
+    assert lost.reason == "out-of-memory"
+    assert "Killed process 79 (qemu-ga)" in lost.message
 
 
 def test_a_directory_too_deep_for_a_socket_is_named(tmp_path: Path) -> None:
