@@ -212,7 +212,7 @@ def plan_text(wanted: Request, cache: Cache) -> str:
         "Checks:      compile, core-access, resolve before any boot; then in each guest, as root:",
         *(_cost(check) for check in wanted.checks),
         *_left_out(wanted),
-        f"Backend:     {wanted.backend}; {jobs} guests at once, "
+        f"Backend:     {wanted.backend}; {jobs} guests at once as far as memory is free, "
         f"{wanted.machine.vcpus} CPUs and {wanted.machine.memory_mib} MiB each",
         f"Accelerator: {pipeline.known_accelerator(cache)}",
         f"Estimate:    {pipeline.estimate_s(wanted, jobs):.0f} s once everything is cached "

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import platform
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from harness import (
     accel,
+    admission,
     baseroot,
     build,
     cell,
@@ -98,6 +98,7 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
         audited = aside.submit(_audited, built)
         gathered, relocations = _gathered(bench)
         cells = _all_cells(bench, gathered, kept)
+    kernel_container.remove_left()
     first = next((done.boot for done in cells if done.boot), None)
     facts = _facts(request, backend, began, time.monotonic() - started, first)
     found = Run(
@@ -140,12 +141,8 @@ def estimate_s(request: Request, jobs: int) -> float:
 
 
 def jobs_for(request: Request) -> int:
-    """How many guests at once: a core each, and memory for all."""
-    if request.jobs > 0:
-        return request.jobs
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    by_memory = pages // ((request.machine.memory_mib + 256) << 20)
-    return max(1, min(len(os.sched_getaffinity(0)), by_memory))
+    """How many guests at once, as far as there is memory: one for each core."""
+    return request.jobs if request.jobs > 0 else admission.cores()
 
 
 def known_accelerator(cache: Cache) -> str:
@@ -205,12 +202,12 @@ def _asked(
         shared.cancelled.set()
         bench.emit(Note(text="interrupted: ending the guests, keeping what is finished"))
 
-    return schedule.all_cells(
-        gathered,
+    crew = schedule.threads(
         ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell"),
         lambda item: cell.answer(bench, item, shared),
-        known=known, finished=finished, cancel=cancel,
-    )  # fmt: skip
+        cancel,
+    )
+    return schedule.all_cells(gathered, crew, known=known, finished=finished)
 
 
 def refuse_unknown_backend(asked: str) -> None:

@@ -42,8 +42,8 @@ def test_cells_are_told_as_they_end_and_returned_in_the_order_asked() -> None:
             second_told.set()
 
     cells = schedule.all_cells(
-        [_item(name) for name in _NAMES[:2]], ThreadPoolExecutor(2), answer,
-        known={}, finished=finished, cancel=lambda: None,
+        [_item(name) for name in _NAMES[:2]], schedule.threads(ThreadPoolExecutor(2), answer, lambda: None),
+        known={}, finished=finished,
     )  # fmt: skip
 
     assert told == [_NAMES[1], _NAMES[0]]
@@ -60,8 +60,8 @@ def test_a_known_cell_is_not_asked_again() -> None:
         return _passed(item)
 
     cells = schedule.all_cells(
-        [_item(name) for name in _NAMES], ThreadPoolExecutor(1), answer,
-        known={known.kernel.name: known}, cancel=lambda: None,
+        [_item(name) for name in _NAMES], schedule.threads(ThreadPoolExecutor(1), answer, lambda: None),
+        known={known.kernel.name: known},
         finished=lambda cell: told.append(cell.kernel.name),
     )  # fmt: skip
 
@@ -88,8 +88,8 @@ def test_an_interrupt_keeps_what_is_finished_and_says_what_was_not_reached() -> 
             raise KeyboardInterrupt
 
     cells = schedule.all_cells(
-        [_item(name) for name in _NAMES], ThreadPoolExecutor(1), answer,
-        known={}, finished=finished, cancel=cancelled.set,
+        [_item(name) for name in _NAMES], schedule.threads(ThreadPoolExecutor(1), answer, cancelled.set),
+        known={}, finished=finished,
     )  # fmt: skip
 
     # An interrupt in the midst of telling: it is told again, so that nothing finished is lost.
