@@ -19,7 +19,11 @@ from harness.sitting import Bench, SharedAccelerator, Sitting, trouble_of
 from harness.supply import KernelFiles
 
 Wanted = Kernel | KernelFiles
-_SAID_ITSELF = (Cause.PANIC, Cause.HANG, Cause.TIMEOUT, Cause.NOT_STARTED)
+_SAID_ITSELF = (
+    Cause.PANIC, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.TIMEOUT, Cause.NOT_STARTED,
+    Cause.LIMIT_EXCEEDED,
+)  # fmt: skip
+_ENDED = (Cause.PANIC, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.GUEST_LOST)
 _NEEDED_FIRST = ("load", "attach")  # without them another sitting could only say so again
 
 
@@ -140,7 +144,7 @@ def _stopped(first: Sitting) -> CheckResult | None:
         decides = check.check in (sitting.BOOT, *_NEEDED_FIRST) and check.verdict not in (
             Verdict.PASS, Verdict.SKIPPED,
         )  # fmt: skip
-        if decides or check.cause in (Cause.PANIC, Cause.HANG, Cause.GUEST_LOST):
+        if decides or check.cause in _ENDED:
             return check
     return None
 

@@ -83,6 +83,7 @@ class Log:
         self._oops: tuple[int, str] = (-_OOPS_LINES, "")  # number of its line, its text
         self._count = 0
         self._killed: deque[str] = deque(maxlen=_KILLED_KEPT)
+        self._agent_killed = ""
 
     def feed(self, data: bytes) -> None:
         """Read on."""
@@ -138,6 +139,8 @@ class Log:
             return
         if killed := _OOM_KILLED.search(line):
             self._killed.append(killed[0])
+            if killed[0].endswith(_AGENT):
+                self._agent_killed = killed[0]
         if _OOPS.search(line) and self._count - self._oops[0] >= _OOPS_LINES:
             self._oops = (self._count, _bare(line))
         for trouble, pattern in _TROUBLES:
@@ -151,8 +154,8 @@ class Log:
             return Trouble.OUT_OF_MEMORY, ""
         if trouble is Trouble.PANIC and self._count - self._oops[0] < _OOPS_LINES:
             return trouble, self._oops[1]
-        if trouble is Trouble.AGENT_ENDED and self._killed and self._killed[-1].endswith(_AGENT):
-            return Trouble.OUT_OF_MEMORY, self._killed[-1]
+        if trouble is Trouble.AGENT_ENDED and self._agent_killed:
+            return Trouble.OUT_OF_MEMORY, self._agent_killed
         return trouble, ""
 
 

@@ -47,6 +47,7 @@ class Cause(StrEnum):
     KERNEL_SPLAT = "kernel-splat"
     PANIC = "panic"
     HANG = "hang"
+    OUT_OF_MEMORY = "out-of-memory"  # the guest's: the subject's doing, or too little was given
     TIMEOUT = "timeout"
     GUEST_LOST = "guest-lost"
     INFRA = "infra"

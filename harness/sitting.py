@@ -37,8 +37,9 @@ from harness.cache import Cache
 from harness.catalogue import Kernel
 from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Context, Where
 from harness.checks.splat import MARK
+from harness.console import Finding, find_splats
 from harness.errors import HarnessError
-from harness.guest import CommandTimeoutError, Guest, GuestLostError
+from harness.guest import CommandFloodError, CommandTimeoutError, Guest, GuestLostError
 from harness.journal import Words
 from harness.kernel_container import Docker
 from harness.objcheck import FeaturesAnswer
@@ -55,7 +56,6 @@ logger = logging.getLogger(__name__)
 BOOT = "boot"  # the check that comes before all others
 _CONSOLE_TAIL_LINES = 40
 _CARRIED_MIB = 16  # of a subject's files, for which a guest's ordinary memory is enough
-_CONSOLE_KEPT = 4 << 20  # of a console that a guest flooded, its end decides
 
 SubjectSource = Callable[[Cache, Callable[[str], None]], Built]
 
@@ -258,7 +258,7 @@ def _held(
             for check in checks:
                 shared.raise_if_cancelled()
                 with _phase(bench, files.name, check.name, phases):
-                    answers.append(_asked(check, context))
+                    answers.append(_with_killed(_asked(check, context), booted.take_killed()))
                     answers[-1] = replace(answers[-1], commands=transcript.take())
         except HarnessError as error:
             lost = error
@@ -312,12 +312,32 @@ def _asked(check: Check, context: Context) -> CheckResult:
             check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.TIMEOUT, summary=error.message,
             remedy=error.hint,
         )  # fmt: skip
+    except CommandFloodError as error:
+        answer = CheckResult(
+            check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.LIMIT_EXCEEDED,
+            summary=error.message, remedy=error.hint,
+        )  # fmt: skip
     except HarnessError as error:
         answer = CheckResult(
             check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, summary=error.message,
             remedy=error.hint,
         )  # fmt: skip
     return replace(answer, duration_s=time.monotonic() - started)
+
+
+def _with_killed(answer: CheckResult, killed: Sequence[str]) -> CheckResult:
+    """A check whose guest ran out of memory says so, whatever else it says."""
+    if not killed:
+        return answer
+    more = f" and {len(killed) - 1} more" if killed[1:] else ""
+    said = f"the guest ran out of memory meanwhile: {killed[0]}{more}"
+    return replace(answer, summary="\n".join(line for line in (answer.summary, said) if line))
+
+
+def _first_splat(log: Path) -> Finding | None:
+    """The first complaint of the kernel since the subject was there."""
+    _, mark, ours = vm.kept_console(log).decode(errors="replace").partition(MARK)
+    return next(iter(find_splats(ours)), None) if mark else None
 
 
 def _boot_answer(boot: BootFacts) -> CheckResult:
@@ -331,7 +351,7 @@ def _boot_answer(boot: BootFacts) -> CheckResult:
 
 
 _LOST_CAUSE = {
-    "panic": Cause.PANIC, "out-of-memory": Cause.PANIC, "soft-lockup": Cause.HANG,
+    "panic": Cause.PANIC, "out-of-memory": Cause.OUT_OF_MEMORY, "soft-lockup": Cause.HANG,
     "rcu-stall": Cause.HANG, "hang": Cause.HANG, "infra": Cause.INFRA,
 }  # fmt: skip
 
@@ -345,15 +365,24 @@ def _lost(
 ) -> list[CheckResult]:
     """Answers for the checks that a lost guest left open.
 
-    A kernel that panics or hangs while a check had the subject in it fails that check. One that
-    never came up, or a guest that was killed from outside, tells nothing of the subject: unknown.
+    A kernel that panics or hangs while a check had the subject in it fails that check, and so does
+    one that floods its console with complaints. One that never came up, a guest that was killed
+    from outside, one that had too little memory: they tell nothing of the subject, unknown.
     """
     reason = error.reason if isinstance(error, GuestLostError) else "infra"
     cause = _LOST_CAUSE.get(reason, Cause.GUEST_LOST)
     done = {answer.check for answer in answers}
     open_names = [name for name in (BOOT, *(check.name for check in asked)) if name not in done]
-    evidence = (Evidence(title="end of the console", text=_tail(log)),)
+    excerpt = error.excerpt if isinstance(error, GuestLostError) else ""
+    summary = error.message
     subject_did_it = boot is not None and cause in (Cause.PANIC, Cause.HANG) and reason != "hang"
+    if reason == "console-flood" and boot is not None and (splat := _first_splat(log)):
+        cause, subject_did_it, excerpt = Cause.KERNEL_SPLAT, True, splat.excerpt
+        summary = f"{summary}, which began with: {splat.line}"
+    evidence = (
+        *((Evidence(title="what decided", text=excerpt),) if excerpt else ()),
+        Evidence(title="end of the console", text=_tail(log)),
+    )
     when = "" if boot is not None else "at boot, before the subject was loaded: "
     found: list[CheckResult] = []
     for index, name in enumerate(open_names):
@@ -363,7 +392,7 @@ def _lost(
                 check=name,
                 verdict=Verdict.FAIL if decides and subject_did_it else Verdict.UNKNOWN,
                 cause=cause if decides else Cause.NOT_REACHED,
-                summary=f"{when}{error.message}" if decides else "",
+                summary=f"{when}{summary}" if decides else "",
                 remedy=error.hint if decides else "",
                 evidence=evidence if decides else (),
             )
@@ -459,10 +488,7 @@ def _keep_console(log: Path, evidence_dir: Path) -> None:
     if not log.exists():
         return
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _CONSOLE_KEPT))
-            content = file.read()
-        results.write_atomically(evidence_dir / "console.log", content)
+        results.write_atomically(evidence_dir / "console.log", vm.kept_console(log))
     except (HarnessError, OSError) as error:  # what the guest answered counts all the same
         logger.warning("a console is not kept: %s", error)
 

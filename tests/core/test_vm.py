@@ -148,6 +148,7 @@ def test_an_agent_that_was_killed_says_why_the_guest_shut_down(tmp_path: Path) -
 def test_an_agent_killed_for_want_of_memory_is_the_memory_s(tmp_path: Path) -> None:
     script = (
         "(echo '[ 9.1] Out of memory: Killed process 79 (qemu-ga) total-vm:84kB'; "
+        "echo '[ 9.2] Out of memory: Killed process 105 (dd) total-vm:3336kB'; "
         "echo 'km: guest down (server status 0x9)') >\"$0\"; exit 0"
     )
 
