@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from harness import sitting, supply
+from harness import flaky, sitting, supply
 from harness.catalogue import Kernel
 from harness.checks.context import Check, Where
 from harness.errors import HarnessError, UnavailableError
@@ -19,10 +19,6 @@ from harness.sitting import Bench, SharedAccelerator, Sitting, trouble_of
 from harness.supply import KernelFiles
 
 Wanted = Kernel | KernelFiles
-_SAID_ITSELF = (
-    Cause.PANIC, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.TIMEOUT, Cause.NOT_STARTED,
-    Cause.LIMIT_EXCEEDED,
-)  # fmt: skip
 _ENDED = (Cause.PANIC, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.GUEST_LOST)
 _NEEDED_FIRST = ("load", "attach")  # without them another sitting could only say so again
 
@@ -116,23 +112,32 @@ def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
 
 
 def _tried(bench: Bench, item: Prepared, shared: SharedAccelerator, hold: _Hold) -> _Tried:
-    """A sitting; one that is `unknown` is tried once more. The evidence of both is kept."""
+    """A sitting; one that trouble of ours left `unknown` is tried once more, and no more.
+
+    A check that could not offer the load it needs is such trouble. A kernel that panics or hangs, a
+    command that never ends or does not start said something about themselves: another try is no
+    better. The evidence of both tries is kept; a check that passed in one and failed in the other
+    is flaky.
+    """
     held = hold(again=False)
-    deciding = next((check for check in held.checks if check.verdict is held.verdict), None)
-    if held.verdict is not Verdict.UNKNOWN or shared.cancelled.is_set() or _asked_for(deciding):
+    troubled = to_try_again(held)
+    if troubled is None or shared.cancelled.is_set():
         return _Tried(held, 1, ())
-    why = deciding.summary.partition("\n")[0] if deciding else ""
+    why = troubled.summary.partition("\n")[0]
     bench.emit(Phase(kernel=item.name, phase="again", detail=why))
     again = hold(again=True)
     spent = {"earlier try": sum(held.phases_s.values()), **again.phases_s}
+    checks = flaky.between_tries(held.checks, again.checks)
     return _Tried(
-        replace(again, phases_s=spent), 2, (f"{deciding.cause if deciding else ''}: {why}",)
+        replace(again, phases_s=spent, checks=checks), 2, (f"{troubled.cause}: {why}",)
     )
 
 
-def _asked_for(deciding: CheckResult | None) -> bool:
-    """A kernel that panics or hangs said something about itself: another try is no better."""
-    return deciding is not None and deciding.cause in _SAID_ITSELF
+def to_try_again(held: Sitting) -> CheckResult | None:
+    """The trouble of ours that left a sitting `unknown`, None when there is no use in another."""
+    if held.verdict is not Verdict.UNKNOWN:
+        return None
+    return next((check for check in held.checks if check.ours), None)
 
 
 def _stopped(first: Sitting) -> CheckResult | None:

@@ -23,13 +23,11 @@ import msgspec
 
 from harness import results
 from harness.errors import HarnessError, UsageError
-from harness.results import Cause, Cell, RunFacts, Verdict
+from harness.results import Cell, RunFacts, Verdict
 
 SCHEMA = 1
 FILE = "journal.json"
 CELLS = "cells"
-# `unknown` for one of these is trouble of ours, or an interrupt: the next one may be luckier.
-_TROUBLE = (Cause.INFRA, Cause.GUEST_LOST)
 # What belongs together: given one of them anew, none of the others is taken from the journal.
 _SUBJECT = ("object", "manifest", "commands", "files", "attached", "timeout_s")
 _KERNELS = ("kernels", "kernel_dirs", "planned")
@@ -219,9 +217,7 @@ def unfinished(reports: Path) -> list[Path]:
 
 def settled(cell: Cell) -> bool:
     """Whether asking again would tell nothing new: no trouble of ours, no interrupt in it."""
-    return cell.verdict is not Verdict.UNAVAILABLE and not any(
-        check.verdict is Verdict.UNKNOWN and check.cause in _TROUBLE for check in cell.checks
-    )
+    return cell.verdict is not Verdict.UNAVAILABLE and not any(c.ours for c in cell.checks)
 
 
 def _again(cell: Cell, now: Mapping[str, str]) -> str:

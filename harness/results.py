@@ -7,8 +7,8 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -168,6 +168,11 @@ class CheckResult:
     quarantine: Quarantined | None = None  # of a failure that the manifest quarantines
 
     @property
+    def ours(self) -> bool:
+        """Whether trouble of ours, or an interrupt, left it open: another try may tell."""
+        return self.verdict is Verdict.UNKNOWN and self.cause in (Cause.INFRA, Cause.GUEST_LOST)
+
+    @property
     def counts(self) -> bool:
         """Whether it decides an exit status."""
         return self.quarantine is None
@@ -263,6 +268,8 @@ class SubjectFacts:
     select: str = ""  # what names it on a command line: "--manifest bpf/x.toml"; "" the default
     sources: str = ""  # where its relative source paths begin, seen from where the run was started
     compiler: str = ""  # of the object; "" where somebody else compiled it
+    # sha256 by architecture: an object is compiled for each; `sha256` above is of the first
+    objects: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -328,6 +335,26 @@ class Run:
     def check_names(self) -> tuple[str, ...]:
         """Every check that a cell has, in the order of first appearance."""
         return tuple(dict.fromkeys(check.check for cell in self.cells for check in cell.checks))
+
+
+def joined_relocations(parts: Iterable[Sequence[Relocation]]) -> tuple[Relocation, ...]:
+    """Each relocation once; kernels on which it comes to the same stand together."""
+    found: dict[tuple[str, int, str, str], Relocation] = {}
+    for part in parts:
+        for one in part:
+            key = (one.program, one.insn, one.kind, one.path)
+            known = found.get(key)
+            both = (*known.outcomes, *one.outcomes) if known else one.outcomes
+            found[key] = replace(known or one, outcomes=_outcomes(both))
+    return tuple(found.values())
+
+
+def _outcomes(outcomes: Sequence[RelocationOutcome]) -> tuple[RelocationOutcome, ...]:
+    found: dict[RelocationOutcome, tuple[str, ...]] = {}
+    for one in outcomes:
+        what = replace(one, kernels=())
+        found[what] = (*found.get(what, ()), *one.kernels)
+    return tuple(replace(what, kernels=kernels) for what, kernels in found.items())
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
