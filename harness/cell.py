@@ -128,9 +128,7 @@ def _tried(bench: Bench, item: Prepared, shared: SharedAccelerator, hold: _Hold)
     again = hold(again=True)
     spent = {"earlier try": sum(held.phases_s.values()), **again.phases_s}
     checks = flaky.between_tries(held.checks, again.checks)
-    return _Tried(
-        replace(again, phases_s=spent, checks=checks), 2, (f"{troubled.cause}: {why}",)
-    )
+    return _Tried(replace(again, phases_s=spent, checks=checks), 2, (f"{troubled.cause}: {why}",))
 
 
 def to_try_again(held: Sitting) -> CheckResult | None:
