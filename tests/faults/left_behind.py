@@ -8,6 +8,7 @@ temporary files, so that ours are told from those of anybody else on the machine
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -52,13 +53,30 @@ class Watched:
         yield from self.scratch.iterdir()
         yield from self.reports.rglob(_ASIDE)
         for pattern in _PARTIAL:
-            yield from self.cache.root.glob(f"*/{pattern}")
+            for path in self.cache.root.glob(f"*/{pattern}"):
+                if not self._being_filled(path):
+                    yield path
         with contextlib.suppress(FileNotFoundError):
             for path in (self.cache.root / "run").iterdir():
                 pid, _, rest = path.name.partition("-")
                 owner = f"{pid}:{rest.partition('-')[0]}"
                 if not place.alive(owner) or int(pid) in (*pids, os.getpid()):
                     yield path
+
+
+    def _being_filled(self, aside: Path) -> bool:
+        """Whether somebody holds the lock of that entry: whoever was killed does not."""
+        key = aside.name.removeprefix(".").rpartition(".")[0]
+        try:
+            lock = (self.cache.root / "locks" / f"{aside.parent.name}-{key}.lock").open("rb")
+        except FileNotFoundError:
+            return False
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
 
 @contextlib.contextmanager
