@@ -63,7 +63,6 @@ class Watched:
                 if not place.alive(owner) or int(pid) in (*pids, os.getpid()):
                     yield path
 
-
     def _being_filled(self, aside: Path) -> bool:
         """Whether somebody holds the lock of that entry: whoever was killed does not."""
         key = aside.name.removeprefix(".").rpartition(".")[0]
