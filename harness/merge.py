@@ -4,12 +4,13 @@ back is in it as unknown: an absent cell is not green."""
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness import results
+from harness import flaky, quarantine, results
 from harness.errors import HarnessError, UsageError
 from harness.results import (
     Cause,
@@ -30,7 +31,7 @@ def merge(paths: Sequence[Path], out: Path) -> Run:
     """Merge results files and copy their evidence to `out`.
 
     A path is a results.json, a directory with one, or a directory of such directories.
-    Raises UsageError for shards of different subjects, or with a kernel in common.
+    Raises UsageError for shards of different subjects, or that asked a kernel different things.
     """
     files = [file for path in paths for file in _files(path)]
     if not files:
@@ -50,6 +51,11 @@ def _files(path: Path) -> list[Path]:
 
 def merged(runs: Sequence[Run]) -> Run:
     """One run of several; the first is asked where they can only agree."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    return quarantine.again(_joined(runs), [one for run in runs for one in run.quarantine], today)
+
+
+def _joined(runs: Sequence[Run]) -> Run:
     first = runs[0]
     for run in runs[1:]:
         if run.subject.sha256 != first.subject.sha256:
@@ -61,12 +67,8 @@ def merged(runs: Sequence[Run]) -> Run:
     cells: dict[str, Cell] = {}
     for run in runs:
         for cell in run.cells:
-            if cell.kernel.name in cells:
-                raise UsageError(
-                    f"two shards have the kernel '{cell.kernel.name}'",
-                    hint="merge only shards of one run (--shard 1/n to n/n)",
-                )
-            cells[cell.kernel.name] = cell
+            known = cells.get(cell.kernel.name)
+            cells[cell.kernel.name] = cell if known is None else _twice(known, cell)
     planned = tuple(dict.fromkeys(name for run in runs for name in run.run.planned))
     for name in planned:
         if name not in cells:
@@ -79,6 +81,7 @@ def merged(runs: Sequence[Run]) -> Run:
             started=min(run.run.started for run in runs),
             duration_s=max(run.run.duration_s for run in runs),
             planned=planned,
+            id="",
             notes=tuple(dict.fromkeys([
                 *(note for run in runs for note in run.run.notes),
                 f"merged from {len(runs)} shards",
@@ -89,6 +92,43 @@ def merged(runs: Sequence[Run]) -> Run:
         cells=tuple(sorted(cells.values(), key=lambda c: order.get(c.kernel.name, len(order)))),
         relocations=_relocations(runs),
     )  # fmt: skip
+
+
+def _twice(one: Cell, other: Cell) -> Cell:
+    """A cell that two shards asked: what only one could tell counts; a contradiction is flaky.
+
+    Raises UsageError when they did not ask the same.
+    """
+    for lacking, had in ((one, other), (other, one)):
+        if lacking.verdict is Verdict.UNAVAILABLE:
+            return had
+    if not one.inputs or one.inputs != other.inputs:
+        raise UsageError(
+            f"two shards have the kernel '{one.kernel.name}'",
+            hint="merge only shards of one run (--shard 1/n to n/n), or of equal inputs",
+        )
+    first = {check.check: check for check in one.checks}
+    second = {check.check: check for check in other.checks}
+    return replace(
+        other,
+        boot=other.boot or one.boot,
+        checks=tuple(
+            _of_two(first[name], second[name]) if name in first and name in second
+            else first.get(name) or second[name]
+            for name in dict.fromkeys([*first, *second])
+        ),
+        attempts=one.attempts + other.attempts,
+        earlier=(*one.earlier, *other.earlier),
+    )  # fmt: skip
+
+
+def _of_two(one: CheckResult, other: CheckResult) -> CheckResult:
+    if flaky.contradict(one, other):
+        return flaky.answer(other, f"one shard {flaky.said(one)}", f"another {flaky.said(other)}", one)
+    for mine, theirs in ((one, other), (other, one)):
+        if mine.cause is Cause.FLAKY or theirs.ours or theirs.cause is Cause.NOT_REACHED:
+            return mine
+    return one if worst((one.verdict, other.verdict)) is one.verdict else other
 
 
 def _object_checks(runs: Sequence[Run]) -> tuple[CheckResult, ...]:

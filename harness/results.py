@@ -353,7 +353,7 @@ def _outcomes(outcomes: Sequence[RelocationOutcome]) -> tuple[RelocationOutcome,
     found: dict[RelocationOutcome, tuple[str, ...]] = {}
     for one in outcomes:
         what = replace(one, kernels=())
-        found[what] = (*found.get(what, ()), *one.kernels)
+        found[what] = tuple(dict.fromkeys((*found.get(what, ()), *one.kernels)))
     return tuple(replace(what, kernels=kernels) for what, kernels in found.items())
 
 
