@@ -153,14 +153,13 @@ def kernel_matrix(
     with job.kept(request, resume=bool(resume)) as kept:
         with Progress() as emit:
             run = job.against_history(pipeline.run(request, cache, emit, kept), request.report_dir)
-        written = job.write_reports(run, request.report_dir)
+        print(f"\n{reporting.table(run, _columns())}\n")  # first: a disk may refuse the files
+        if reporting.problems(run):
+            print(f"{reporting.problems_text(run)}\n")
+        print(reporting.verdict_line(run))
+        for path in job.write_reports(run, request.report_dir):
+            print(f"  {path}")
         kept.end()
-    print(f"\n{reporting.table(run, _columns())}\n")
-    if reporting.problems(run):
-        print(f"{reporting.problems_text(run)}\n")
-    print(reporting.verdict_line(run))
-    for path in written:
-        print(f"  {path}")
     if job.resumable(run):
         print(f"\nnot finished; to go on: {job.resume_line(request.report_dir)}")
     _exit(job.status(run, strict=request.words.strict))
