@@ -37,6 +37,7 @@ from harness import (
     runner,
     static,
 )  # fmt: skip
+from harness import security as guarding
 from harness.bench import resolve as bench_resolve
 from harness.btf.errors import BtfError
 from harness.cache import Cache
@@ -403,11 +404,18 @@ def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
 
 @task(
     name="doctor",
-    help={"prepare": "do for a CI runner what needs doing: /dev/kvm for everyone, Debian's mirror"},
+    help={
+        "prepare": "do for a CI runner what needs doing: /dev/kvm for everyone, Debian's mirror",
+        "security": "start a guest's QEMU and tell what really keeps it in",
+    },
 )
 @_guarded
-def doctor_task(c: Context, prepare: bool = False) -> None:
+def doctor_task(c: Context, prepare: bool = False, security: bool = False) -> None:
     """What this machine has, lacks, and how to get it."""
+    if security:
+        inspected = guarding.inspect(Cache.default())
+        print(guarding.render(inspected))
+        _exit(0 if guarding.holds(inspected) else 3)
     if prepare:
         for line in runner.prepare():
             print(line)

@@ -42,9 +42,9 @@ _MIB = 1 << 20
 # reserve 1.0. The rest is room for malloc's arenas, which reserve 128 MiB a thread.
 _MORE_ADDRESS_SPACE_MIB = 4096
 _CPU_S = 12 * 3600  # more than any guest uses: none burns for ever
-_MAX_FILE_MIB = 512  # the console, whose reader gives up long before
-_MAX_TASKS = 128
-_MAX_FILES = 256
+MAX_FILE_BYTES = 512 << 20  # the console, whose reader gives up long before
+MAX_TASKS = 128
+MAX_FILES = 256
 _PROBE_TIMEOUT_S = 20.0
 _KVM = Path("/dev/kvm")
 _CAP_SETPCAP = 8
@@ -174,7 +174,7 @@ def words(
         str(base / "usr/bin/busybox"), "sh", "-c", _SETUP, "sh",
         str(base), str(run_dir), " ".join(writes), "kvm" if kvm else "",
         *(f"{name}={value}" for name, value in environment.items()),
-        *_limits("/usr/bin/prlimit", memory_mib, f"--nproc={_MAX_TASKS}"),
+        *_limits("/usr/bin/prlimit", memory_mib, f"--nproc={MAX_TASKS}"),
         "/usr/bin/setpriv", *become, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
         "--pdeathsig", "KILL", "--",
     ]  # fmt: skip
@@ -183,8 +183,8 @@ def words(
 def _limits(program: str, memory_mib: int, *more: str) -> list[str]:
     address_space = (memory_mib + _MORE_ADDRESS_SPACE_MIB) * _MIB
     return [
-        program, f"--as={address_space}", f"--fsize={_MAX_FILE_MIB * _MIB}", "--core=0",
-        f"--nofile={_MAX_FILES}", f"--cpu={_CPU_S}", *more, "--",
+        program, f"--as={address_space}", f"--fsize={MAX_FILE_BYTES}", "--core=0",
+        f"--nofile={MAX_FILES}", f"--cpu={_CPU_S}", *more, "--",
     ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ _OVERHEAD_MIB = 512  # what QEMU itself takes beside the guest's memory
 _MORE_CPUS = 1  # QEMU's own threads, beside those of the guest's CPUs
 _MAX_LOG = "1m"  # of what QEMU writes to its standard error
 _KVM = Path("/dev/kvm")
+_RUN_DIR = "/run/guest"  # run_dir in there: its own path may lead through a closed directory
 _NO_ANSWER = "the Docker engine went away while the guest ran"
 _CALL_TIMEOUT_S = 30  # the engine's answer to a request that does not wait for a guest
 BACK_WITHIN_S = 60.0  # how long guests wait for an engine that answered before, all together
@@ -75,7 +76,7 @@ class Docker:
                 container = client.containers.create(
                     self.image,
                     entrypoint=["/usr/bin/timeout", "--signal=KILL", str(self.lifetime_s)],
-                    command=[PROGRAM[self.arch], *qemu_argv],
+                    command=[PROGRAM[self.arch], *_inside(qemu_argv, run_dir)],
                     detach=True,
                     network_mode="none",
                     ipc_mode="none",
@@ -92,8 +93,8 @@ class Docker:
                     ulimits=_ULIMITS,
                     log_config=LogConfig(type="json-file", config={"max-size": _MAX_LOG}),
                     volumes={
-                        str(run_dir): {"bind": str(run_dir), "mode": "ro"},
-                        str(run_dir / CONSOLE): {"bind": str(run_dir / CONSOLE), "mode": "rw"},
+                        str(run_dir): {"bind": _RUN_DIR, "mode": "ro"},
+                        str(run_dir / CONSOLE): {"bind": f"{_RUN_DIR}/{CONSOLE}", "mode": "rw"},
                     },
                     devices=[str(_KVM)] if kvm else [],
                     labels={OWNER_LABEL: owner()},
@@ -117,6 +118,12 @@ _ULIMITS = [
         ("core", 0), ("nofile", confine.MAX_FILES), ("fsize", confine.MAX_FILE_BYTES),
     )
 ]  # fmt: skip
+
+
+def _inside(qemu_argv: Sequence[str], run_dir: Path) -> list[str]:
+    """The arguments with the guest's directory as the container has it."""
+    quoted = str(run_dir).replace(",", ",,")  # in options of several values (`qemu.argv`)
+    return [word.replace(quoted, _RUN_DIR).replace(str(run_dir), _RUN_DIR) for word in qemu_argv]
 
 
 def _nano_cpus(client: docker.DockerClient, qemu_argv: Sequence[str]) -> int | None:

@@ -48,7 +48,10 @@ class Place(Protocol):
     def hold(
         self, qemu_argv: Sequence[str], run_dir: Path, *, accelerator: Accelerator, memory_mib: int
     ) -> AbstractContextManager[Held]:
-        """Run QEMU for the length of the block; `run_dir` has the same path there and here."""
+        """Run QEMU for the length of the block.
+
+        It reads what is in `run_dir`, connects to its socket and writes its console, nothing else.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
