@@ -2,6 +2,7 @@
 /* Attach, consume, account. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/perf_event.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 #include "dns_name.h"
 #include "dnsmon.h"
 
-#define POLL_MS 100
+#define POLL_MS 100 /* no event waits longer in a buffer, if the machine has a CPU for us */
+#define WAKEUP_SHARE 4 /* of a perf buffer: so full, it wakes us before that */
 #define LINKS_MAX 4
 
 static volatile sig_atomic_t stop;
@@ -127,27 +129,62 @@ static int on_record(void *context, void *data, size_t size)
 	return 0;
 }
 
-static void on_sample(void *context, int cpu, void *data, __u32 size)
+/* A record of a perf buffer as the kernel writes it (PERF_SAMPLE_RAW). */
+static enum bpf_perf_event_ret on_perf(void *context, int cpu, struct perf_event_header *header)
 {
+	struct session *s = context;
+
 	(void)cpu;
-	on_record(context, data, size);
+	if (header->type == PERF_RECORD_SAMPLE) {
+		struct {
+			struct perf_event_header header;
+			__u32 size;
+			char data[];
+		} *sample = (void *)header;
+
+		on_record(s, sample->data, sample->size);
+	} else if (header->type == PERF_RECORD_LOST) {
+		struct {
+			struct perf_event_header header;
+			__u64 id;
+			__u64 lost;
+		} *record = (void *)header;
+
+		s->perf_lost += record->lost;
+	} else {
+		s->short_records++;
+	}
+	return LIBBPF_PERF_EVENT_CONT;
 }
 
-static void on_lost(void *context, int cpu, __u64 count)
+/*
+ * A wake-up for each event costs the sender an interrupt of its own: a buffer
+ * wakes us when it is filling, and consume() looks in any case.
+ */
+static struct perf_buffer *open_perf(struct session *s, int fd)
 {
-	(void)cpu;
-	((struct session *)context)->perf_lost += count;
+	struct perf_event_attr attr = {
+		.size = sizeof(attr),
+		.type = PERF_TYPE_SOFTWARE,
+		.config = PERF_COUNT_SW_BPF_OUTPUT,
+		.sample_type = PERF_SAMPLE_RAW,
+		.sample_period = 1,
+		.watermark = 1,
+		.wakeup_watermark = s->monitor.ring_bytes / WAKEUP_SHARE,
+	};
+
+	return perf_buffer__new_raw(fd, s->monitor.ring_bytes / (unsigned long)sysconf(_SC_PAGESIZE),
+				    &attr, on_perf, s, NULL);
 }
 
 static int open_buffer(struct session *s)
 {
 	int fd = bpf_object__find_map_fd_by_name(s->monitor.object, "events");
-	size_t pages = s->monitor.ring_bytes / (unsigned long)sysconf(_SC_PAGESIZE);
 
 	if (s->monitor.buffer == BUFFER_RINGBUF)
 		s->ring = ring_buffer__new(fd, on_record, s, NULL);
 	else
-		s->perf = perf_buffer__new(fd, pages, on_sample, on_lost, s, NULL);
+		s->perf = open_perf(s, fd);
 	if (!s->ring && !s->perf)
 		return fail(EXIT_UNKNOWN, "infra", NULL, "cannot open the %s buffer: %s",
 			    s->monitor.buffer == BUFFER_PERF ? "perf" : "ring", strerror(errno));
@@ -322,10 +359,13 @@ static double seconds(void)
 
 static void consume(struct session *s, int timeout_ms)
 {
-	if (s->ring)
+	if (s->ring) {
 		timeout_ms ? ring_buffer__poll(s->ring, timeout_ms) : ring_buffer__consume(s->ring);
-	else
-		timeout_ms ? perf_buffer__poll(s->perf, timeout_ms) : perf_buffer__consume(s->perf);
+	} else {
+		if (timeout_ms)
+			perf_buffer__poll(s->perf, timeout_ms);
+		perf_buffer__consume(s->perf); /* those that did not wake us, too */
+	}
 	fflush(s->out);
 }
 
