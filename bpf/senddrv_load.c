@@ -92,6 +92,8 @@ struct worker {
 	unsigned number;
 	int cpu; /* -1: any */
 	unsigned long long sent, unroutable, errors;
+	/* Open until all threads have ended: a port that is free again may be the next one's. */
+	int fd, server;
 };
 
 static double seconds(void)
@@ -239,19 +241,18 @@ static void *work(void *argument)
 	cpu_set_t set;
 	struct sockaddr_storage local;
 	socklen_t local_size = sizeof(local);
-	int fd, server = -1;
 
 	if (w->cpu >= 0) {
 		CPU_ZERO(&set);
 		CPU_SET((size_t)w->cpu, &set);
 		sched_setaffinity(0, sizeof(set), &set);
 	}
-	fd = flood_socket(f);
-	if (fd < 0 || getsockname(fd, (void *)&local, &local_size))
+	w->fd = flood_socket(f);
+	if (w->fd < 0 || getsockname(w->fd, (void *)&local, &local_size))
 		return NULL;
 	if (f->answers) {
-		server = answering_socket(f);
-		if (server < 0)
+		w->server = answering_socket(f);
+		if (w->server < 0)
 			return NULL;
 	}
 	size = flood_query(data, w, &number_at);
@@ -270,15 +271,12 @@ static void *work(void *argument)
 			number_query(data, number_at, f->count ? turn % share : turn);
 		turn++;
 		/* A refused port makes the next send fail with what the last one met: try again. */
-		count(w, sendto(fd, data, size, 0, dest, to_size) == (ssize_t)size);
+		count(w, sendto(w->fd, data, size, 0, dest, to_size) == (ssize_t)size);
 		if (f->answers) {
 			data[2] |= 0x80;
-			count(w, sendto(server, data, size, 0, (void *)&local, local_size) == (ssize_t)size);
+			count(w, sendto(w->server, data, size, 0, (void *)&local, local_size) == (ssize_t)size);
 		}
 	}
-	close(fd);
-	if (server >= 0)
-		close(server);
 	return NULL;
 }
 
@@ -328,7 +326,7 @@ int run_flood(const struct flood *flood)
 	}
 	start = seconds();
 	for (i = 0; i < flood->threads; i++) {
-		workers[i] = (struct worker){ .flood = flood, .number = i,
+		workers[i] = (struct worker){ .flood = flood, .number = i, .fd = -1, .server = -1,
 					      .cpu = n_cpus ? cpus[i % (unsigned)n_cpus] : -1 };
 		if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) {
 			perror("senddrv: pthread_create");
@@ -342,6 +340,12 @@ int run_flood(const struct flood *flood)
 		errors += workers[i].errors;
 	}
 	took = seconds() - start;
+	for (i = 0; i < flood->threads; i++) {
+		if (workers[i].fd >= 0)
+			close(workers[i].fd);
+		if (workers[i].server >= 0)
+			close(workers[i].server);
+	}
 	json_open(&json, stdout, "flood");
 	json_text(&json, "label", run_label);
 	/* Every call enters the hook, those that fail too. */
