@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from harness import initramfs, results, rundir, vm
 from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.place import Place
-from harness.qemu import Accelerator, Machine
+from harness.qemu import Accelerator, Arch, Machine
 
 _KVM = Path("/dev/kvm")
 _PROBE_TIMEOUT_S = 12.0  # a guest under working KVM answers in one or two
@@ -38,9 +39,10 @@ def choose(
     qemu_version: str,
     cache: Cache,
     on_progress: Callable[[str], None],
+    arch: Arch = Arch.X86_64,
 ) -> Choice:
     """KVM when a guest really comes up under it at that place, else TCG with the reason."""
-    refused = _refused()
+    refused = _foreign(arch) or _refused()
     if refused:
         return Choice(accelerator=Accelerator.TCG, reason=refused)
     memory = cache.directory("accel") / f"{where.name}.json"
@@ -66,6 +68,14 @@ def remembered(cache: Cache) -> Choice | None:
         if known is not None:
             return known
     return None
+
+
+def _foreign(arch: Arch) -> str:
+    """Why no accelerator can run such a guest here, "" for one of this machine's architecture."""
+    host = platform.machine()
+    if host == {Arch.X86_64: "x86_64", Arch.ARM64: "aarch64"}[arch]:
+        return ""
+    return f"{arch} is not the architecture of this machine, which is {host}"
 
 
 def _refused() -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from harness import process, subject
-from harness.btf import BpfObject
+from harness import closure, process, subject
+from harness.btf import BpfObject, Kind
 from harness.btf.errors import BtfError
 from harness.cache import Cache, sha256_of
 from harness.errors import HarnessError, UsageError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
 from harness.subject import Command, Manifest, Subject
+from harness.toolchain import NATIVE, Toolchain
 
 _MAKE_TIMEOUT_S = 300.0
 _SOURCE_SUFFIXES = {".c", ".h", ".mk", ".S", ".awk"}
@@ -37,13 +38,15 @@ class CompileError(HarnessError):
     """The subject's own sources do not build."""
 
 
-def from_manifest(path: Path, cache: Cache, on_progress: Callable[[str], None]) -> Built:
+def from_manifest(
+    path: Path, cache: Cache, on_progress: Callable[[str], None], tools: Toolchain = NATIVE
+) -> Built:
     """Build what the manifest `path` describes. Raises CompileError with the compiler's words."""
     manifest = subject.read_manifest(path)
     head = manifest.subject
     started = time.monotonic()
     if head.build == "make":
-        directory = _made(path.parent, f"subject-{head.name}", cache, on_progress)
+        directory = _made(path.parent, f"subject-{head.name}", cache, on_progress, tools)
     elif head.build == "":
         directory = path.parent
     else:
@@ -102,9 +105,60 @@ def with_commands(built: Built, commands: Sequence[Command], files: Sequence[Pat
     return replace(built, subject=more)
 
 
-def objcheck(cache: Cache, on_progress: Callable[[str], None]) -> Path:
+# Programs whose arguments lie in registers: where, the architecture and the object say.
+_IN_REGISTERS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "ksyscall", "kretsyscall", "usdt")
+_REGISTERS = {"x86_64": frozenset({"di", "rdi"}), "arm64": frozenset({"regs", "user_regs"})}
+
+
+def unfit(built: Subject, arch: str) -> HarnessError | None:
+    """Why the subject, as it was compiled, says nothing about kernels of `arch`; None if it does.
+
+    BPF is the same everywhere, `struct pt_regs` is not: a kprobe compiled with another
+    architecture's loads there too, and reads other registers than it means.
+    """
+    for program in (built.loader, *_drivers(built)):
+        machine = closure.machine_of(program) if program is not None else ""
+        if program is not None and machine not in ("", closure.MACHINE_OF_ARCH[arch]):
+            return HarnessError(
+                f"'{program.name}' is a program for {machine}, the kernel is {arch}",
+                hint="let its Makefile heed ARCH and CC, or leave this architecture out",
+            )
+    try:
+        read = _registers_of(built.object) if built.object is not None else frozenset()
+    except BtfError:
+        return None  # what is wrong with the object is the compile check's business
+    if read and arch not in read:
+        return HarnessError(
+            f"the object's probes read the registers of {', '.join(sorted(read))}, the kernel is "
+            f"{arch}",
+            hint=f"compile it with -D__TARGET_ARCH_{'x86' if arch == 'x86_64' else arch}, or give "
+            "the manifest of its sources",
+        )
+    return None
+
+
+def _drivers(built: Subject) -> list[Path]:
+    return [path for path in built.files if path.name == built.manifest.functional.driver]
+
+
+def _registers_of(path: Path) -> frozenset[str]:
+    """Architectures whose `struct pt_regs` probes of the object were compiled with."""
+    known = BpfObject.from_file(path)
+    kinds = {program.section_name.partition("/")[0].partition(".")[0].lstrip("?")
+             for program in known.entry_programs()}  # fmt: skip
+    if known.btf is None or not kinds & set(_IN_REGISTERS):
+        return frozenset()
+    members = {
+        member.name
+        for type_id in known.btf.ids_named("pt_regs", Kind.STRUCT)
+        for member in known.btf.members(type_id)
+    }
+    return frozenset(arch for arch, names in _REGISTERS.items() if names & members)
+
+
+def objcheck(cache: Cache, on_progress: Callable[[str], None], tools: Toolchain = NATIVE) -> Path:
     """The generic loader that runs in guests."""
-    return _made(_GUESTBIN, "guestbin", cache, on_progress) / "objcheck"
+    return _made(_GUESTBIN, "guestbin", cache, on_progress, tools) / "objcheck"
 
 
 def compiler() -> str:
@@ -115,11 +169,22 @@ def compiler() -> str:
         return ""
 
 
-def _made(source: Path, name: str, cache: Cache, on_progress: Callable[[str], None]) -> Path:
+def _made(
+    source: Path,
+    name: str,
+    cache: Cache,
+    on_progress: Callable[[str], None],
+    tools: Toolchain,
+) -> Path:
+    words = [*tools.make_words]
+    if source == _GUESTBIN and tools.libraries:
+        words.append(f"LDLIBS={tools.libraries}")
+    identity = f"-{tools.arch}-{tools.identity}" if tools.foreign else ""
+
     def fill(directory: Path) -> None:
-        on_progress(f"building {source.name}")
+        on_progress(f"building {source.name}{f' for {tools.arch}' if tools.foreign else ''}")
         done = process.run(
-            ["make", "--no-print-directory", "-C", source, f"OUT={directory}"],
+            ["make", "--no-print-directory", "-C", source, f"OUT={directory}", *words],
             timeout_s=_MAKE_TIMEOUT_S, check=False,
         )  # fmt: skip
         if done.status != 0:
@@ -129,7 +194,7 @@ def _made(source: Path, name: str, cache: Cache, on_progress: Callable[[str], No
                 hint="mend the source, or give a compiled object with --object",
             )
 
-    return cache.entry("build", f"{name}-{_inputs_digest(source)}", fill)
+    return cache.entry("build", f"{name}-{_inputs_digest(source)}{identity}", fill)
 
 
 def _inputs_digest(source: Path) -> str:

@@ -111,6 +111,7 @@ class Catalogue:
 
 
 ARCHS = ("x86_64", "arm64")
+EVERY_ARCH = "all"
 
 
 class Table:
@@ -211,12 +212,15 @@ def select(
 
     words: comma-separated tiers ("core"), series ("5.10": oldest and newest), names
     ("5.10-newest"), "stable" (the newest released series), "all"; empty means the default.
+    arch: "x86_64", "arm64", or "all" for the words' kernels of each.
     released: the series known to have a real release (`Lock.released`); without it, the highest
     series of the catalogue passes for the newest stable one.
     """
-    if arch not in ARCHS:
-        raise UsageError(f"unknown architecture '{arch}'", hint=f"there is {', '.join(ARCHS)}")
-    mine = [kernel for kernel in catalogue.kernels if kernel.arch == arch]
+    if arch not in (*ARCHS, EVERY_ARCH):
+        raise UsageError(
+            f"unknown architecture '{arch}'", hint=f"there is {', '.join(ARCHS)}, {EVERY_ARCH}"
+        )
+    mine = [kernel for kernel in catalogue.kernels if arch in (kernel.arch, EVERY_ARCH)]
     chosen: set[str] = set()
     for word in [part.strip() for part in (words.strip() or DEFAULT_WORDS).split(",")]:
         if not word:
@@ -249,8 +253,10 @@ def _named(
     if word in set(Tier):
         return [kernel for kernel in mine if kernel.tier == word]
     if word == "stable":
-        series = newest_stable(mine, released)
-        return [k for k in mine if k.series == series and k.pick is Pick.NEWEST]
+        newest = {
+            arch: newest_stable([k for k in mine if k.arch == arch], released) for arch in ARCHS
+        }
+        return [k for k in mine if k.series == newest[k.arch] and k.pick is Pick.NEWEST]
     by_name = [k for k in mine if word in (k.series, f"{k.series}-{k.pick}")]
     # A full name says its architecture itself.
     return by_name or [kernel for kernel in catalogue.kernels if kernel.name == word]

@@ -64,11 +64,19 @@ class _Tried(NamedTuple):
     earlier: tuple[str, ...]
 
 
+def without_files(item: Prepared) -> Cell:
+    """The cell of a kernel that could not be had."""
+    lacking = HarnessError(f"no files of '{item.name}'")
+    trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, lacking)
+    return Cell(kernel=item.facts, boot=None, checks=(trouble,))
+
+
 def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     """One kernel's cell; whatever goes wrong in it is a verdict."""
     if item.trouble is not None or item.files is None:
-        lacking = HarnessError(f"no files of '{item.name}'")
-        trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, lacking)
+        return without_files(item)
+    if bench.misfit is not None:
+        trouble = trouble_of(Verdict.UNSUPPORTED, Cause.COMPILE, bench.misfit)
         return Cell(kernel=item.facts, boot=None, checks=(trouble,))
     files = item.files
     started = time.monotonic()

@@ -86,6 +86,9 @@ _KERNELS_HELP = {
     "kernels": "tiers (core, lts, edge), series (5.10), names (5.10-oldest), stable, all; "
     "comma-separated (default: core,lts,stable)"
 }
+_ARCH_HELP = (
+    "of those kernels: x86_64 (default), arm64, all; full names (6.1-oldest-arm64) need none"
+)
 _BACKEND_HELP = "auto, docker or local"
 
 
@@ -94,6 +97,7 @@ _BACKEND_HELP = "auto, docker or local"
     iterable=["kernel_dir", "append", "command", "file"],
     help={
         **_KERNELS_HELP,
+        "arch": _ARCH_HELP,
         "kernel-dir": "a directory with a kernel that someone built (repeatable)",
         "backend": _BACKEND_HELP,
         "object": "a compiled .bpf.o to test instead of the DNS observer",
@@ -117,6 +121,7 @@ _BACKEND_HELP = "auto, docker or local"
 def kernel_matrix(
     c: Context,
     kernels: str = "",
+    arch: str = "",
     kernel_dir: Sequence[str] | None = None,
     object: str = "",
     manifest: str = "",
@@ -138,7 +143,7 @@ def kernel_matrix(
     """Build, boot every kernel, run every check, write the report."""
     cache = Cache.default()
     request = job.request(
-        cache=cache, kernels=kernels, kernel_dirs=[Path(p) for p in kernel_dir or ()], object_path=object,
+        cache=cache, kernels=kernels, arch=arch, kernel_dirs=[Path(p) for p in kernel_dir or ()], object_path=object,
         manifest_path=manifest, backend=backend, jobs=_number("jobs", jobs), check_names=checks, out=out,
         append=tuple(append or ()), boot_timeout_s=float(_number("boot-timeout", boot_timeout)),
         shard=shard,
@@ -196,7 +201,7 @@ _KERNELS_ACTIONS = ("list", "fetch", "lock", "images", "shards")
     help={
         **_KERNELS_HELP,
         "action": f"{', '.join(_KERNELS_ACTIONS)}",
-        "arch": "x86_64 or arm64",
+        "arch": _ARCH_HELP,
         "remove": "images: remove them instead",
         "size": "shards: kernels in each",
     },
@@ -225,7 +230,7 @@ def kernels_task(
             case "lock":
                 lines, status = inventory.lock(kernels or "all", arch, cache, emit)
             case "images":
-                lines, status = inventory.images(kernels, cache, emit, remove=remove)
+                lines, status = inventory.images(kernels, arch, cache, emit, remove=remove)
             case _:
                 raise UsageError(
                     f"unknown action '{action}'", hint=f"there is {', '.join(_KERNELS_ACTIONS)}"
@@ -256,7 +261,7 @@ def inspect_task(c: Context, object: str, json: bool = False) -> None:
         "btf": "a BTF file, a directory of them, or 'kernels': the catalogue's (repeatable)",
         "kernels": "with --btf kernels: which ones (default: all)",
         "kernel-dir": "a directory with a kernel that someone built (repeatable)",
-        "arch": "with --btf kernels: x86_64 or arm64",
+        "arch": "with --btf kernels: x86_64, arm64 or all",
         "json": "as JSON",
         "verbose": "every relocation, not only what differs or fails",
     },

@@ -15,10 +15,13 @@ from elftools.elf.segments import InterpSegment
 
 from harness.errors import HarnessError, UsageError
 
-GUEST_MACHINE = "x86-64"
-_MACHINES = {"EM_X86_64": GUEST_MACHINE, "EM_AARCH64": "arm64", "EM_386": "i386", "EM_BPF": "BPF"}
+_MACHINES = {"EM_X86_64": "x86-64", "EM_AARCH64": "arm64", "EM_386": "i386", "EM_BPF": "BPF"}
+# Of guests: a kernel's architecture → the machine of its programs, and where their libraries lie.
+MACHINE_OF_ARCH = {"x86_64": "x86-64", "arm64": "arm64"}
+_GUEST_LIBRARY_DIR = {
+    "x86-64": "/usr/lib/x86_64-linux-gnu", "arm64": "/usr/lib/aarch64-linux-gnu"
+}  # fmt: skip
 _LOCAL_LIBRARY_DIR = "usr/local/lib"
-_GUEST_LIBRARY_DIR = "/usr/lib/x86_64-linux-gnu"
 _WEAK = 2  # VER_FLG_WEAK: a version that may be missing (the gABI's symbol versioning)
 _STATIC = "link it statically (cc -static; Go: CGO_ENABLED=0; Rust: a musl target)"
 
@@ -99,8 +102,10 @@ class _Dynamic:
     defined: frozenset[str]  # versions of its own symbols
 
 
-def borrowed(files: Iterable[Path], root: Path, host: Path = Path("/")) -> dict[str, Path]:
-    """Libraries for the dynamically linked among `files`: path in the guest → file.
+def borrowed(
+    files: Iterable[Path], root: Path, host: Path = Path("/"), *, arch: str = "x86_64"
+) -> dict[str, Path]:
+    """Libraries for the dynamically linked among `files`: path in the guest of `arch` → file.
 
     A library is taken from the guest's own root where that has it, for its programs need theirs
     too, otherwise from among `files` or from this machine. Raises UsageError for a program that
@@ -118,7 +123,7 @@ def borrowed(files: Iterable[Path], root: Path, host: Path = Path("/")) -> dict[
     while waiting:
         file = waiting.pop()
         dynamic = _dynamic(file)
-        if dynamic is None or dynamic.machine != GUEST_MACHINE:
+        if dynamic is None or dynamic.machine != MACHINE_OF_ARCH[arch]:
             continue
         if dynamic.interpreter:
             if not (root / dynamic.interpreter.lstrip("/")).exists():
@@ -150,7 +155,7 @@ def _borrowed(
     for directory in _LIBRARY_DIRS:
         if (path := root / directory / name).exists():
             return f"/{directory}/{name}", path.resolve()
-    inside = f"{_GUEST_LIBRARY_DIR}/{name}"
+    inside = f"{_GUEST_LIBRARY_DIR[machine]}/{name}"
     if name in own:
         return inside, own[name]
     for directory in (*_LIBRARY_DIRS, _LOCAL_LIBRARY_DIR):

@@ -200,7 +200,7 @@ def _of_the_release(
     started = datetime.datetime.fromisoformat(run.run.started)
     age = (now - started).total_seconds() / 86400
     what = f"{run.subject.name}, sha256 {run.subject.sha256[:16] or 'unknown'}, {run.run.started}"
-    if object_sha256 and object_sha256 != run.subject.sha256:
+    if object_sha256 and object_sha256 not in (run.subject.sha256, *run.subject.objects.values()):
         yield _refused(
             f"the results are of an object with sha256 {run.subject.sha256[:16]}, "
             f"the one to release has {object_sha256[:16]}"

@@ -29,7 +29,7 @@ from docker.models.images import Image as DockerImage
 from harness import baseroot, container
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError
 from harness.kernel_container import engine
 from harness.supply.files import KernelFiles
 
@@ -86,11 +86,6 @@ def ensure_image(
 
     Raises HarnessError when no engine answers or it refuses. Two processes do not build the same.
     """
-    if files.arch != "x86_64":
-        raise UsageError(
-            f"no kernel container for '{files.name}': its architecture is '{files.arch}'",
-            hint="kernel containers are x86_64 only",
-        )
     tag = f"{REPOSITORY}:{files.name}"
     archive = baseroot.guest_archive(root, cache, on_progress)
     with _client() as client, _engine_errors(f"'{tag}'"):

@@ -15,6 +15,7 @@ from harness.cache import Cache
 from harness.catalogue import Kernel, Pick
 from harness.errors import UnavailableError, UsageError
 from harness.progress import Listener, Note, Phase
+from harness.qemu import Arch
 from harness.supply import KernelFiles, Lock
 
 
@@ -90,18 +91,20 @@ def find_kernel(words: str, cache: Cache, emit: Listener) -> KernelFiles:
     return supply.obtain(kernel, cache=cache, lock=known, on_progress=_saying(kernel, emit))
 
 
-def images(words: str, cache: Cache, emit: Listener, *, remove: bool) -> tuple[list[str], int]:
+def images(
+    words: str, arch: str, cache: Cache, emit: Listener, *, remove: bool
+) -> tuple[list[str], int]:
     """Build (or remove) the kernel containers: a line for each, status 3 when a kernel lacks."""
     if remove:
         return [f"removed {name}" for name in kernel_images.remove_images()], 0
-    root = baseroot.obtain(cache, noting(emit))
     lines: list[str] = []
     status = 0
-    for kernel, files in _obtained(words, "x86_64", cache, emit):
+    for kernel, files in _obtained(words, arch, cache, emit):
         if isinstance(files, UnavailableError):
             lines.append(f"{kernel.name:<28} unavailable: {files.message}")
             status = 3
             continue
+        root = baseroot.obtain(cache, noting(emit), Arch(kernel.arch))
         name = kernel_images.ensure_image(files, root, cache, noting(emit))
         lines.append(f"{name:<28} {files.release}")
     return lines, status

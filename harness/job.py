@@ -15,6 +15,7 @@ from pathlib import Path
 from harness import (
     baseline,
     build,
+    catalogue,
     checks,
     compare,
     gate,
@@ -41,6 +42,7 @@ from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
 from harness.subject import COMMAND_TIMEOUT_S, Command
 from harness.supply import KernelFiles
+from harness.toolchain import NATIVE
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ def request(
     *,
     cache: Cache,
     kernels: str = "",
+    arch: str = "",
     kernel_dirs: Sequence[Path] = (),
     object_path: str = "",
     manifest_path: str = "",
@@ -112,7 +115,9 @@ def request(
         path: supply.from_directory(Path(path), cache=cache) for path in words.kernel_dirs
     }
     _refuse_twins(tuple(directories.values()))
-    wanted = _wanted(words.kernels, tuple(directories.values()))
+    # A resumed run's kernels are recorded by name, which says the architecture.
+    arch = arch if kernels or not resume else ""
+    wanted = _wanted(words.kernels, tuple(directories.values()), arch or catalogue.ARCHS[0])
     names = (*(one.name for one in wanted), *(one.name for one in directories.values()))
     mine = in_shard(shard, names)
     now = datetime.datetime.now().astimezone()
@@ -184,11 +189,11 @@ def _subject(
     commands = words.commands()
     if object_path or manifest_path:
         source = subject_source(object_path, manifest_path)
-        return lambda cache, say: build.with_commands(
-            source(cache, say), commands, words.files
+        return lambda cache, say, tools=NATIVE: build.with_commands(
+            source(cache, say, tools), commands, words.files
         ), True
     alone = build.with_commands(build.from_commands(commands[0].name), commands, words.files)
-    return lambda cache, say: alone, True
+    return lambda cache, say, tools=NATIVE: alone, True
 
 
 def subject_source(object_path: str, manifest_path: str) -> SubjectSource:
@@ -197,10 +202,10 @@ def subject_source(object_path: str, manifest_path: str) -> SubjectSource:
         raise UsageError("--object and --manifest name two subjects", hint="leave one away")
     if object_path:
         built = build.from_object(Path(object_path))
-        return lambda cache, say: built
+        return lambda cache, say, tools=NATIVE: built
     path = Path(manifest_path) if manifest_path else paths.default_manifest()
     build.read_manifest(path)
-    return lambda cache, say: build.from_manifest(path, cache, say)
+    return lambda cache, say, tools=NATIVE: build.from_manifest(path, cache, say, tools)
 
 
 def plan_text(wanted: Request, cache: Cache) -> str:
@@ -254,11 +259,7 @@ def resume_line(report_dir: Path) -> str:
 
 def resumable(run: Run) -> bool:
     """Whether to go on with it could tell more than it did."""
-    return any(
-        check.verdict is Verdict.UNKNOWN and not journal.settled(cell)
-        for cell in run.cells
-        for check in cell.checks
-    )
+    return any(check.ours for cell in run.cells for check in cell.checks)
 
 
 def against_history(run: Run, directory: Path) -> Run:
@@ -384,13 +385,15 @@ def status(run: Run, *, strict: bool) -> int:
     return 3 if strict and Verdict.UNAVAILABLE in verdicts else 0
 
 
-def _wanted(words: str, directories: Sequence[KernelFiles]) -> tuple[Kernel, ...]:
+def _wanted(words: str, directories: Sequence[KernelFiles], arch: str) -> tuple[Kernel, ...]:
     """The catalogue's kernels; a directory stands in for its whole series."""
     if directories and not words:
         return ()
     given = {(files.series, files.arch) for files in directories}
     return tuple(
-        kernel for kernel in inventory.chosen(words) if (kernel.series, kernel.arch) not in given
+        kernel
+        for kernel in inventory.chosen(words, arch)
+        if (kernel.series, kernel.arch) not in given
     )
 
 

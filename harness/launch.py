@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.inventory import noting
 from harness.place import Local, Place
 from harness.progress import Listener, Note, Phase
-from harness.qemu import Machine
+from harness.qemu import Arch, Machine
 from harness.supply import KernelFiles
 
 
@@ -66,11 +66,12 @@ def _session(
     say = noting(emit)
     backend = pipeline.choose_backend(backend, emit)
     files = inventory.find_kernel(words, cache, emit)
-    root = baseroot.obtain(cache, say)  # may take a minute: after what may be wrong use
+    arch = Arch(files.arch)
+    root = baseroot.obtain(cache, say, arch)  # may take a minute: after what may be wrong use
     archive = baseroot.guest_archive(root, cache, say)
     where = sitting.place_of(backend, files, root, cache, say)
-    choice = accel.choose(where, files.vmlinuz, archive, baseroot.check(root), cache, say)
-    return files, session.Files(vmlinuz=files.vmlinuz, base=archive), where, choice
+    choice = accel.choose(where, files.vmlinuz, archive, baseroot.check(root), cache, say, arch)
+    return files, session.Files(vmlinuz=files.vmlinuz, base=archive, arch=arch), where, choice
 
 
 def bench_boot(

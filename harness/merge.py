@@ -17,9 +17,8 @@ from harness.results import (
     Cell,
     CheckResult,
     KernelFacts,
-    Relocation,
-    RelocationOutcome,
     Run,
+    SubjectFacts,
     Verdict,
     worst,
 )
@@ -58,7 +57,7 @@ def merged(runs: Sequence[Run]) -> Run:
 def _joined(runs: Sequence[Run]) -> Run:
     first = runs[0]
     for run in runs[1:]:
-        if run.subject.sha256 != first.subject.sha256:
+        if _other_object(first.subject, run.subject):
             raise UsageError(
                 f"the shards tested different objects: '{first.subject.name}' "
                 f"{first.subject.sha256[:16]} and '{run.subject.name}' {run.subject.sha256[:16]}",
@@ -87,11 +86,25 @@ def _joined(runs: Sequence[Run]) -> Run:
                 f"merged from {len(runs)} shards",
             ])),
         ),
-        subject=first.subject,
+        subject=_subject([run.subject for run in runs]),
         checks=_object_checks(runs),
         cells=tuple(sorted(cells.values(), key=lambda c: order.get(c.kernel.name, len(order)))),
-        relocations=_relocations(runs),
+        relocations=results.joined_relocations(run.relocations for run in runs),
     )  # fmt: skip
+
+
+def _other_object(one: SubjectFacts, other: SubjectFacts) -> bool:
+    """Whether they have different objects for the same architecture."""
+    archs = set(one.objects) & set(other.objects)
+    if one.objects and other.objects:
+        return one.name != other.name or any(one.objects[a] != other.objects[a] for a in archs)
+    return one.sha256 != other.sha256
+
+
+def _subject(subjects: Sequence[SubjectFacts]) -> SubjectFacts:
+    """The first, with the objects of all: a shard may have kernels of one architecture only."""
+    objects = {arch: sha256 for one in subjects for arch, sha256 in one.objects.items()}
+    return replace(subjects[0], objects=objects)
 
 
 def _twice(one: Cell, other: Cell) -> Cell:
@@ -124,7 +137,9 @@ def _twice(one: Cell, other: Cell) -> Cell:
 
 def _of_two(one: CheckResult, other: CheckResult) -> CheckResult:
     if flaky.contradict(one, other):
-        return flaky.answer(other, f"one shard {flaky.said(one)}", f"another {flaky.said(other)}", one)
+        return flaky.answer(
+            other, f"one shard {flaky.said(one)}", f"another {flaky.said(other)}", one
+        )
     for mine, theirs in ((one, other), (other, one)):
         if mine.cause is Cause.FLAKY or theirs.ours or theirs.cause is Cause.NOT_REACHED:
             return mine
@@ -140,26 +155,6 @@ def _object_checks(runs: Sequence[Run]) -> tuple[CheckResult, ...]:
             if known is None or worst((known.verdict, check.verdict)) is not known.verdict:
                 found[check.check] = check
     return tuple(found.values())
-
-
-def _relocations(runs: Sequence[Run]) -> tuple[Relocation, ...]:
-    """Each relocation once; kernels on which it comes to the same stand together."""
-    found: dict[tuple[str, int, str, str], Relocation] = {}
-    for run in runs:
-        for one in run.relocations:
-            key = (one.program, one.insn, one.kind, one.path)
-            known = found.get(key)
-            both = (*known.outcomes, *one.outcomes) if known else one.outcomes
-            found[key] = replace(known or one, outcomes=_outcomes(both))
-    return tuple(found.values())
-
-
-def _outcomes(outcomes: Sequence[RelocationOutcome]) -> tuple[RelocationOutcome, ...]:
-    found: dict[RelocationOutcome, tuple[str, ...]] = {}
-    for one in outcomes:
-        what = replace(one, kernels=())
-        found[what] = (*found.get(what, ()), *one.kernels)
-    return tuple(replace(what, kernels=kernels) for what, kernels in found.items())
 
 
 def _never_came(name: str) -> Cell:

@@ -33,7 +33,9 @@ from harness import (
     rundir,
     schedule,
     supply,
+    toolchain,
 )  # fmt: skip
+from harness.baseroot import NATIVE, BaseRoot
 from harness.build import Built
 from harness.cache import Cache, sha256_of
 from harness.cell import Prepared, Wanted
@@ -42,6 +44,7 @@ from harness.checks.context import Where
 from harness.errors import HarnessError, UsageError
 from harness.journal import Journal
 from harness.progress import Finished, Listener, Note
+from harness.qemu import Arch
 from harness.results import (
     BootFacts,
     Cause,
@@ -55,6 +58,7 @@ from harness.results import (
     Verdict,
 )
 from harness.sitting import Bench, Request, SharedAccelerator
+from harness.toolchain import Toolchain
 
 _BOOT_S = {Where.ORDINARY: 4.5, Where.ALONE: 4.5, Where.COUNTED: 9.0}  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
@@ -78,26 +82,25 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
     _remove_leftovers(cache, emit)
     backend = choose_backend(request.backend, emit)
     say = _noting(emit)
+    archs = _archs(request)
+    roots = {arch: baseroot.obtain(cache, say, arch) for arch in archs if arch is not NATIVE}
     try:
-        built = request.subject(cache, say)
+        built = {arch: request.subject(cache, say, _tools(roots.get(arch))) for arch in archs}
     except build.CompileError as error:
         return _not_compiled(request, backend, error, began)
+    first_built = built[archs[0]]
     if kept is not None:
-        kept.begin(built.subject.name, began.isoformat(timespec="seconds"), _command())
-    root = baseroot.obtain(cache, say)
-    bench = Bench(
-        request=request, cache=cache, backend=backend, root=root,
-        qemu_version=baseroot.check(root),
-        guest_archive=baseroot.guest_archive(root, cache, say, full=_with_traffic(request, built)),
-        objcheck=build.objcheck(cache, say), built=built,
-        libraries=closure.borrowed(built.subject.carried, root.directory),
-        lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
-    )  # fmt: skip
+        kept.begin(first_built.subject.name, began.isoformat(timespec="seconds"), _command())
+    benches = {
+        arch: _bench(request, backend, roots.get(arch) or baseroot.obtain(cache, say),
+                     built[arch], cache, emit)
+        for arch in archs
+    }  # fmt: skip
     # The audit follows every path of every program in Python: it does so beside the guests.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as aside:
-        audited = aside.submit(_audited, built)
-        gathered, relocations = _gathered(bench)
-        cells = _all_cells(bench, gathered, kept)
+        audited = {arch: aside.submit(_audited, one) for arch, one in built.items()}
+        gathered, relocations = _gathered(request, benches)
+        cells = _all_cells(request, benches, gathered, kept)
     kernel_container.remove_left()
     first = next((done.boot for done in cells if done.boot), None)
     facts = _facts(request, backend, began, time.monotonic() - started, first)
@@ -105,11 +108,61 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
         schema=results.SCHEMA,
         run=kept.told(facts) if kept is not None else facts,
         subject=replace(_subject_facts(built), select=request.select, sources=request.sources),
-        checks=(built.compile, audited.result()),
+        checks=(
+            _together({arch: one.compile for arch, one in built.items()}),
+            _together({arch: one.result() for arch, one in audited.items()}),
+        ),
         cells=tuple(cells),
         relocations=relocations,
     )
-    return quarantine.applied(found, built.subject.manifest.quarantine, began.date())
+    return quarantine.applied(found, first_built.subject.manifest.quarantine, began.date())
+
+
+def _archs(request: Request) -> list[Arch]:
+    """Architectures of the kernels that were asked for, in their order."""
+    wanted: list[Wanted] = [*request.kernels, *request.directories]
+    return [Arch(name) for name in dict.fromkeys(one.arch for one in wanted)] or [NATIVE]
+
+
+def _tools(root: BaseRoot | None) -> Toolchain:
+    return root.toolchain if root is not None else toolchain.NATIVE
+
+
+def _bench(
+    request: Request, backend: str, root: BaseRoot, built: Built, cache: Cache, emit: Listener
+) -> Bench:
+    say = _noting(emit)
+    misfit = build.unfit(built.subject, root.arch)
+    return Bench(
+        request=request, cache=cache, backend=backend, root=root,
+        qemu_version=baseroot.check(root),
+        guest_archive=baseroot.guest_archive(root, cache, say, full=_with_traffic(request, built)),
+        objcheck=build.objcheck(cache, say, root.toolchain), built=built,
+        libraries={} if misfit else closure.borrowed(
+            built.subject.carried, root.guest_tree, arch=root.arch
+        ),
+        lock=supply.read_lock(request.lock) if request.lock.exists() else None, emit=emit,
+        misfit=misfit,
+    )  # fmt: skip
+
+
+def _together(answers: Mapping[Arch, CheckResult]) -> CheckResult:
+    """What is asked of each architecture's object, as one answer: the worst, which says whose."""
+    verdict = results.worst(answer.verdict for answer in answers.values())
+    arch, decides = next((a, one) for a, one in answers.items() if one.verdict is verdict)
+    if len(answers) == 1:
+        return decides
+    named = verdict is not Verdict.PASS and decides.summary
+    return replace(
+        decides, summary=f"{arch}: {decides.summary}" if named else decides.summary,
+        figures=tuple(
+            figure if a is arch else replace(figure, name=f"{figure.name}, {a}")
+            for a, one in answers.items()
+            for figure in one.figures
+        ),
+        findings=tuple(dict.fromkeys(found for one in answers.values() for found in one.findings)),
+        duration_s=sum(one.duration_s for one in answers.values()),
+    )  # fmt: skip
 
 
 def _audited(built: Built) -> CheckResult:
@@ -151,23 +204,38 @@ def known_accelerator(cache: Cache) -> str:
     return f"{known.accelerator} ({known.reason})" if known else "probed by booting a guest"
 
 
-def _gathered(bench: Bench) -> tuple[list[Prepared], tuple[Relocation, ...]]:
+Benches = Mapping[Arch, Bench]
+
+
+def _gathered(request: Request, benches: Benches) -> tuple[list[Prepared], tuple[Relocation, ...]]:
     """Every kernel's files, in the order asked, and what is predicted of the subject on each."""
-    wanted: list[Wanted] = [*bench.request.kernels, *bench.request.directories]
+    wanted: list[Wanted] = [*request.kernels, *request.directories]
     with ThreadPoolExecutor(max_workers=_DOWNLOADS, thread_name_prefix="kernel") as pool:
-        gathered = list(pool.map(lambda item: cell.gather(bench, item), wanted))
-    bench.emit(Note(text=f"resolving relocations on {len(gathered)} kernels"))
-    files = [item.files for item in gathered if item.files is not None]
-    predicted = prediction.predict(bench.built.subject, files, bench.cache)
-    found = [replace(item, predicted=predicted.answers.get(item.name)) for item in gathered]
-    return found, predicted.relocations
+        gathered = list(pool.map(lambda item: cell.gather(benches[Arch(item.arch)], item), wanted))
+    answers: dict[str, CheckResult] = {}
+    relocations: list[tuple[Relocation, ...]] = []
+    for arch, bench in benches.items():
+        files = [one.files for one in gathered if one.files is not None and one.files.arch == arch]
+        if bench.misfit is None:
+            bench.emit(Note(text=f"resolving relocations on {len(files)} kernels"))
+            predicted = prediction.predict(bench.built.subject, files, bench.cache)
+            answers |= predicted.answers
+            relocations.append(predicted.relocations)
+    found = [replace(item, predicted=answers.get(item.name)) for item in gathered]
+    return found, results.joined_relocations(relocations)
 
 
-def _all_cells(bench: Bench, gathered: Sequence[Prepared], kept: Journal | None) -> list[Cell]:
+def _all_cells(
+    request: Request, benches: Benches, gathered: Sequence[Prepared], kept: Journal | None
+) -> list[Cell]:
     """Every kernel's cell with its inputs; those that the journal knows are not asked."""
-    common = inputs.of_run(bench)
-    depends = {item.name: inputs.of_cell(common, item.facts, item.files) for item in gathered}
-    known = kept.known(depends, _noting(bench.emit)) if kept is not None else {}
+    common = {arch: inputs.of_run(bench) for arch, bench in benches.items()}
+    depends = {
+        item.name: inputs.of_cell(common[Arch(item.facts.arch)], item.facts, item.files)
+        for item in gathered
+    }
+    emit = next(iter(benches.values())).emit
+    known = kept.known(depends, _noting(emit)) if kept is not None else {}
 
     def keep(done: Cell) -> None:
         if kept is None:
@@ -176,35 +244,42 @@ def _all_cells(bench: Bench, gathered: Sequence[Prepared], kept: Journal | None)
             kept.keep(replace(done, inputs=depends[done.kernel.name]))
         except HarnessError as error:  # it costs a resume, not the run
             name = done.kernel.name
-            bench.emit(Note(text=f"{name}: not kept for --resume: {error.message}"))
+            emit(Note(text=f"{name}: not kept for --resume: {error.message}"))
 
-    cells = _asked(bench, gathered, known, keep)
+    cells = _asked(request, benches, gathered, known, keep)
     return [replace(done, inputs=depends[done.kernel.name]) for done in cells]
 
 
 def _asked(
-    bench: Bench,
+    request: Request,
+    benches: Benches,
     gathered: Sequence[Prepared],
     known: Mapping[str, Cell],
     keep: Callable[[Cell], None],
 ) -> list[Cell]:
     """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
-    shared = SharedAccelerator(bench)
+    shared = {arch: SharedAccelerator(bench) for arch, bench in benches.items()}
+    emit = next(iter(benches.values())).emit
 
     def finished(done: Cell) -> None:
         keep(done)
         deciding = done.deciding
         summary = "" if deciding is None else deciding.summary.partition("\n")[0]
         shown = summary if done.verdict is not Verdict.PASS else done.kernel.release
-        bench.emit(Finished(kernel=done.kernel.name, verdict=done.verdict, summary=shown))
+        emit(Finished(kernel=done.kernel.name, verdict=done.verdict, summary=shown))
 
     def cancel() -> None:
-        shared.cancelled.set()
-        bench.emit(Note(text="interrupted: ending the guests, keeping what is finished"))
+        for one in shared.values():
+            one.cancelled.set()
+        emit(Note(text="interrupted: ending the guests, keeping what is finished"))
+
+    def answer(item: Prepared) -> Cell:
+        arch = Arch(item.facts.arch)
+        return cell.answer(benches[arch], item, shared[arch])
 
     crew = schedule.threads(
-        ThreadPoolExecutor(max_workers=jobs_for(bench.request), thread_name_prefix="cell"),
-        lambda item: cell.answer(bench, item, shared),
+        ThreadPoolExecutor(max_workers=jobs_for(request), thread_name_prefix="cell"),
+        answer,
         cancel,
     )
     return schedule.all_cells(gathered, crew, known=known, finished=finished)
@@ -264,12 +339,17 @@ def _not_compiled(
     )  # fmt: skip
 
 
-def _subject_facts(built: Built) -> SubjectFacts:
-    path = built.subject.object
+def _subject_facts(every: Mapping[Arch, Built]) -> SubjectFacts:
+    first = next(iter(every.values())).subject
+    objects = {
+        str(arch): sha256_of(one.subject.object)
+        for arch, one in every.items()
+        if one.subject.object is not None
+    }
     return SubjectFacts(
-        name=built.subject.name, path=path.name if path else "",
-        sha256=sha256_of(path) if path else "",
-        programs=tuple(built.subject.manifest.programs), compiler=built.subject.compiler,
+        name=first.name, path=first.object.name if first.object else "",
+        sha256=next(iter(objects.values()), ""), objects=objects,
+        programs=tuple(first.manifest.programs), compiler=first.compiler,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from harness import initramfs, process, qemu, source_tree, vm
 from harness.errors import HarnessError
 from harness.guest import AgentGuest, GuestLostError
 from harness.place import Local, Place
-from harness.qemu import Accelerator, Machine
+from harness.qemu import Accelerator, Arch, Machine
 
 COMMAND_TIMEOUT_S = 600.0
 SOURCE = "src"  # the person's directory is /src in the guest
@@ -44,6 +44,7 @@ class Files:
 
     vmlinuz: Path
     base: Path  # the guest's base archive
+    arch: Arch = Arch.X86_64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +128,7 @@ def shell(
                 memory_mib=memory_mib, on_note=on_note,
             )  # fmt: skip
             accelerator = machine.accelerator
-    machine = Machine(accelerator=accelerator, memory_mib=memory_mib)
+    machine = Machine(arch=files.arch, accelerator=accelerator, memory_mib=memory_mib)
     console = run_dir / "shell.log"
     size = shutil.get_terminal_size()
     boot = qemu.Boot(
@@ -213,7 +214,7 @@ def _first_that_boots(
     on_note: Callable[[str], None],
 ) -> tuple[Machine, vm.Vm]:
     for position, accelerator in enumerate(accelerators):
-        machine = Machine(accelerator=accelerator, memory_mib=memory_mib)
+        machine = Machine(arch=files.arch, accelerator=accelerator, memory_mib=memory_mib)
         for name in ("ga", "console.log"):
             (run_dir / name).unlink(missing_ok=True)
         try:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from harness import (
     accel,
@@ -49,6 +50,7 @@ from harness.qemu import Accelerator, Machine
 from harness.results import BootFacts, Cause, CheckResult, Evidence, Figure, KernelFacts, Verdict
 from harness.subject import Subject
 from harness.supply import KernelFiles
+from harness.toolchain import NATIVE, Toolchain
 from harness.transcript import Transcript
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,13 @@ BOOT = "boot"  # the check that comes before all others
 _CONSOLE_TAIL_LINES = 40
 _CARRIED_MIB = 16  # of a subject's files, for which a guest's ordinary memory is enough
 
-SubjectSource = Callable[[Cache, Callable[[str], None]], Built]
+
+class SubjectSource(Protocol):
+    """Builds the subject for guests of one architecture."""
+
+    def __call__(
+        self, cache: Cache, say: Callable[[str], None], tools: Toolchain = NATIVE, /
+    ) -> Built: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +91,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bench:
-    """What every cell needs and no cell changes."""
+    """What every cell of one architecture needs and no cell changes."""
 
     request: Request
     cache: Cache
@@ -96,6 +104,7 @@ class Bench:
     built: Built
     lock: supply.Lock | None
     emit: Listener
+    misfit: HarnessError | None = None  # why the subject says nothing about this architecture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +214,8 @@ def _held(
     emulated = choice.accelerator is Accelerator.TCG
     memory_mib = request.machine.memory_mib + _more_memory_mib(bench.built.subject)
     machine = replace(
-        request.machine, accelerator=choice.accelerator, memory_mib=memory_mib,
+        request.machine, arch=bench.root.arch, accelerator=choice.accelerator,
+        memory_mib=memory_mib,
         counted=emulated and where is Where.COUNTED,
     )  # fmt: skip
     answers: list[CheckResult] = []
@@ -437,7 +447,7 @@ class SharedAccelerator:
                 bench = self._bench
                 self._choice = accel.choose(
                     where, vmlinuz, bench.guest_archive, bench.qemu_version, bench.cache,
-                    lambda text: bench.emit(Note(text=text)),
+                    lambda text: bench.emit(Note(text=text)), bench.root.arch,
                 )  # fmt: skip
                 text = f"accelerator: {self._choice.accelerator} ({self._choice.reason})"
                 bench.emit(Note(text=text))
@@ -454,7 +464,7 @@ def place_of(
     """Where that kernel's guests run: here, or in its kernel container (built if need be)."""
     if backend == "local":
         return Local(prefix=root.qemu_prefix, environment=root.environment, root=root.directory)
-    return Docker(image=images.ensure_image(files, root, cache, say))
+    return Docker(image=images.ensure_image(files, root, cache, say), arch=root.arch)
 
 
 def _initrd(bench: Bench, files: KernelFiles, run_dir: Path) -> Path:

@@ -257,7 +257,9 @@ def _judged(
         for title, stream in (("stdout", ended.stdout), ("stderr", ended.stderr))
         if stream
     ]
-    verdict, cause, summary, remedy = judge(command, ended, context.subject.files)
+    verdict, cause, summary, remedy = judge(
+        command, ended, context.subject.files, context.kernel.arch
+    )
     excerpts = [
         Evidence(title=f"{command.name}: end of {title}", text=_end(stream))
         for title, stream in (("stdout", ended.stdout), ("stderr", ended.stderr))
@@ -270,7 +272,9 @@ def _judged(
     )  # fmt: skip
 
 
-def judge(command: Command, ended: Ended, files: Sequence[Path]) -> tuple[Verdict, Cause, str, str]:
+def judge(
+    command: Command, ended: Ended, files: Sequence[Path], arch: str = "x86_64"
+) -> tuple[Verdict, Cause, str, str]:
     """(verdict, cause, summary, remedy) of a command that was run."""
     lost = f" ({ended.lost_bytes:,} bytes of its output were not kept)" if ended.lost_bytes else ""
     if ended.timed_out:
@@ -287,7 +291,7 @@ def judge(command: Command, ended: Ended, files: Sequence[Path]) -> tuple[Verdic
     if ended.status in (126, 127) and said and _NOT_STARTED.search(said[0]):
         return (
             Verdict.UNKNOWN, Cause.NOT_STARTED, f"could not be started: {said[0].strip()}",
-            _start_remedy(command, files, said[0]),
+            _start_remedy(command, files, said[0], closure.MACHINE_OF_ARCH[arch]),
         )  # fmt: skip
     return (
         Verdict.FAIL, Cause.BEHAVIOUR, f"{_how(ended.status)}: {ended.last_words}{lost}",
@@ -304,7 +308,7 @@ def _how(status: int) -> str:
         return f"status {status}"
 
 
-def _start_remedy(command: Command, files: Sequence[Path], said: str) -> str:
+def _start_remedy(command: Command, files: Sequence[Path], said: str, guest: str) -> str:
     """Why the file that the command names does not start, as far as it can be seen from here."""
     words = set(re.split(r"[^\w.+-]+", command.run))
     named = next((path for path in files if path.name in words), None)
@@ -317,8 +321,8 @@ def _start_remedy(command: Command, files: Sequence[Path], said: str) -> str:
     if "Permission denied" in said and not named.stat().st_mode & 0o111:
         return f"chmod +x {named}, or give it a first line that says what reads it (#!/bin/bash)"
     machine = closure.machine_of(named)
-    if machine and machine != closure.GUEST_MACHINE:
-        return f"'{named}' is an ELF file for {machine}, the guest is {closure.GUEST_MACHINE}"
+    if machine and machine != guest:
+        return f"'{named}' is an ELF file for {machine}, the guest is {guest}"
     return (
         f"'{named}' is there: call it as ./{named.name}; a script's first line must name a program "
         "that the guest has (/bin/sh, /bin/bash)"
