@@ -18,10 +18,12 @@ from pathlib import Path
 
 import msgspec
 
+from harness import intake
 from harness.errors import UsageError
 from harness.results import Cell, Program, Run, Verdict
 
 SCHEMA = 1
+_MOST_BYTES = 64 << 20
 CHECK = "verifier"  # whose answer a baseline is made of
 # Another compiler makes another object of the same source: clang 16 and 19 gave -5 % to +115 % of
 # clang 14's processed instructions (five programs, 5.10 to 7.3). Up to this many times the
@@ -91,12 +93,14 @@ class Event:
 def read(path: Path) -> Baseline:
     """Parse a baseline. UsageError names the file and what is wrong in it."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the baseline '{path}': {error.strerror}") from error
+        content = intake.content(path, most_bytes=_MOST_BYTES)
+    except intake.NoFileError as error:
+        raise UsageError(
+            f"cannot read the baseline '{path}': {error.why}", hint=error.hint
+        ) from error
     try:
         found = msgspec.json.decode(content, type=Baseline)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"'{path}' is no baseline: {error}", hint="delete it, then: inv baseline"
         ) from error

@@ -8,19 +8,19 @@ which `harness.supply` resolves against what a source offers and `kernels.lock` 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from harness import intake
 from harness.errors import UsageError
 
 SOURCES_FILE = "sources.toml"  # what all series share: where the snapshot archive is
 DEFAULT_WORDS = "core,lts,stable"
 
-_SERIES = re.compile(r"[0-9]+\.[0-9]+")
+_SERIES = re.compile(r"[0-9]{1,3}\.[0-9]{1,4}")
 _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _SUITE = re.compile(r"[a-z][a-z0-9./-]*")
 
@@ -173,10 +173,12 @@ class Table:
 def read_table(path: Path) -> Table:
     """Parse one TOML file."""
     try:
-        return Table(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = intake.content(path, most_bytes=intake.SETTINGS_BYTES)
+    except intake.NoFileError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    try:
+        return Table(str(path), intake.toml(content))
+    except ValueError as error:  # of TOML or of UTF-8
         raise UsageError(f"'{path}' is not TOML: {error}") from error
 
 

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import msgspec
 
+from harness import intake
 from harness.errors import UsageError
 from harness.results import Cell, CheckResult, Run, Verdict
+
+_MOST_COVERAGE_BYTES = 256 << 20
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,14 +112,15 @@ class Coverage:
 def read_policy(path: Path) -> Policy:
     """Parse a policy; UsageError names file and key."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = intake.content(path, most_bytes=intake.SETTINGS_BYTES)
+    except intake.NoFileError as error:
         raise UsageError(
-            f"cannot read the policy '{path}': {error.strerror}", hint="name one with --policy"
+            f"cannot read the policy '{path}': {error.why}",
+            hint=error.hint or "name one with --policy",
         ) from error
     try:
-        policy = msgspec.toml.decode(content, type=Policy)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        policy = msgspec.convert(intake.toml(content), type=Policy)
+    except ValueError as error:  # of TOML, of UTF-8, of msgspec
         raise UsageError(f"{path}: {error}") from error
     if not policy.kernels or not policy.lines:
         raise UsageError(f"{path}: a policy that requires no kernels or has no lines lets all pass")
@@ -139,11 +143,16 @@ def read_coverage(path: Path) -> Coverage | None:
     if not path.exists():
         return None
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_CoverageJson)
-        measured = datetime.datetime.fromisoformat(found.meta.timestamp)
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        content = intake.content(path, most_bytes=_MOST_COVERAGE_BYTES)
+        found = msgspec.json.decode(content, type=_CoverageJson)
+        measured = datetime.datetime.fromisoformat(found.meta.timestamp).astimezone()
+    except intake.NoFileError as error:
+        raise UsageError(
+            f"cannot read the coverage '{path}': {error.why}", hint=error.hint
+        ) from error
+    except (ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"'{path}' is no JSON report of coverage.py: {error}") from error
-    return Coverage(percent=found.totals.percent_covered, measured=measured.astimezone())
+    return Coverage(percent=found.totals.percent_covered, measured=measured)
 
 
 class _CoverageMeta(msgspec.Struct):
@@ -197,7 +206,11 @@ def _required(run: Run, policy: Policy) -> dict[str, list[Cell]]:
 def _of_the_release(
     run: Run, policy: Policy, now: datetime.datetime, object_sha256: str
 ) -> Iterator[Finding]:
-    started = datetime.datetime.fromisoformat(run.run.started)
+    try:
+        started = datetime.datetime.fromisoformat(run.run.started).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
+        yield _untold(f"the results do not say when the run was: '{run.run.started}'")
+        return
     age = (now - started).total_seconds() / 86400
     what = f"{run.subject.name}, sha256 {run.subject.sha256[:16] or 'unknown'}, {run.run.started}"
     if object_sha256 and object_sha256 not in (run.subject.sha256, *run.subject.objects.values()):

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import msgspec
 
-from harness import flaky
+from harness import flaky, intake
 from harness.errors import HarnessError, UsageError
 from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
+_MOST_BYTES = 256 << 20
 FILE = Path("history") / "runs.jsonl"  # in the directory of all reports
 SCHEMA = 1
 # check, figure: what of a cell is followed
@@ -149,7 +150,7 @@ def append(run: Run, reports: Path) -> Path:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            known = path.read_bytes()
+            known = intake.content(path, most_bytes=_MOST_BYTES)
             if line in known.splitlines(keepends=True):
                 return path
             # A line that a full disk cut short is ended, so that it spoils no other.
@@ -170,14 +171,15 @@ def read(reports: Path) -> list[Entry]:
     """
     path = reports / FILE
     try:
-        lines: Sequence[bytes] = path.read_bytes().splitlines() if path.exists() else ()
-    except OSError as error:
-        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
+        known = intake.content(path, most_bytes=_MOST_BYTES) if path.exists() else b""
+    except intake.NoFileError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    lines: Sequence[bytes] = known.splitlines()
     found: list[Entry] = []
     for line in lines:
         try:
             entry = msgspec.json.decode(line, type=Entry)
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):
             continue
         if entry.schema == SCHEMA:
             found.append(entry)

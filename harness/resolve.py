@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
+from harness import intake
 from harness.btf import LATEST, BpfObject, BtfError, Plan, Rules
 from harness.btf.cilium import Disagreement, disagreements
 from harness.btf.kernel import KernelView, parse_config, parse_system_map
@@ -52,6 +53,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # A worker process pays off from this much to do, in columns; an index to build counts for more.
+_MOST_TEXT_BYTES: Final = 256 << 20  # a System.map has 5-10 MB
 _TODO_PER_WORKER: Final = 24
 _TODO_PER_INDEX: Final = 4
 _KERNELS_PER_JOB: Final = 8  # for executors of unknown width
@@ -327,4 +329,4 @@ def _as_file(one: KernelFile | Path) -> KernelFile:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(errors="replace")
+    return intake.text(path, most_bytes=_MOST_TEXT_BYTES)

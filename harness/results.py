@@ -14,9 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from harness import intake
 from harness.errors import HarnessError, UsageError
 
 SCHEMA = 1
+_MOST_BYTES = 1 << 30  # 2,000 cells have 60 MB
 _PARTIAL = ".km-partial"  # the end of a file's name while it is written
 
 
@@ -407,11 +409,12 @@ def remove_partial(directory: Path) -> int:
 def read(path: Path) -> Run:
     """Parse a results file. Raises UsageError for one that is no result or of another schema."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = intake.content(path, most_bytes=_MOST_BYTES)
+    except intake.NoFileError as error:
         raise UsageError(
-            f"cannot read '{path}': {error.strerror}",
-            hint="inv kernel-matrix writes one; name another with its directory or file",
+            error.message,
+            hint=error.hint
+            or "inv kernel-matrix writes one; name another with its directory or file",
         ) from error
     try:
         schema = msgspec.json.decode(content, type=_SchemaOnly).schema
@@ -421,7 +424,7 @@ def read(path: Path) -> Run:
                 hint="redraw it with the version of the harness that wrote it",
             )
         return msgspec.json.decode(content, type=Run)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or of UTF-8
         raise UsageError(f"'{path}' holds no results: {error}") from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from harness import intake
 from harness.errors import UsageError
 
 COMMAND_TIMEOUT_S = 60.0
@@ -150,12 +151,14 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def read_manifest(path: Path) -> Manifest:
     """Parse a manifest; UsageError names file and key."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the manifest '{path}': {error.strerror}") from error
+        content = intake.content(path, most_bytes=intake.SETTINGS_BYTES)
+    except intake.NoFileError as error:
+        raise UsageError(
+            f"cannot read the manifest '{path}': {error.why}", hint=error.hint
+        ) from error
     try:
-        manifest = msgspec.toml.decode(content, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        manifest = msgspec.convert(intake.toml(content), type=Manifest)
+    except ValueError as error:  # of TOML, of UTF-8, of msgspec
         raise UsageError(f"{path}: {error}") from error
     for name in (manifest.functional.driver, manifest.functional.corpus):
         if name and name not in manifest.subject.files:

@@ -17,6 +17,7 @@ from elftools.common.exceptions import DWARFError, ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
+from harness import intake
 from harness.btf.blob import ByteOrder
 from harness.btf.errors import BtfError
 
@@ -37,6 +38,9 @@ STT_FUNC: Final = 2
 STT_SECTION: Final = 3
 EM_BPF: Final = 247
 ELF_MAGIC: Final = b"\x7fELF"
+# The largest objects of projects that ship BPF have 5 MB, a vmlinux with DWARF 1 GB.
+MOST_OBJECT_BYTES: Final = 32 << 20
+MOST_TYPES_BYTES: Final = 2 << 30
 _MAX_SECTIONS: Final = 65_536
 
 # Whatever pyelftools lets through when headers lie; it has no single base class for them.
@@ -216,11 +220,15 @@ class Elf:
 
 def read_btf_bytes(path: Path) -> bytes:
     """The raw BTF in a file: the file itself, or the `.BTF` section of an ELF file."""
+    return btf_bytes(read_file(path, most_bytes=MOST_TYPES_BYTES), str(path))
+
+
+def read_file(path: Path, *, most_bytes: int) -> bytes:
+    """A regular file's contents; BtfError when there is none, or more than anything real has."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
-    return btf_bytes(data, str(path))
+        return intake.content(path, most_bytes=most_bytes)
+    except intake.NoFileError as error:
+        raise BtfError(f"cannot be read: {error.why}", source=str(path), hint=error.hint) from error
 
 
 def btf_bytes(data: bytes, source: str) -> bytes:

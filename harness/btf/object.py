@@ -11,6 +11,7 @@ from harness.btf.blob import ByteOrder
 from harness.btf.btf import Btf
 from harness.btf.elf import (
     EM_BPF,
+    MOST_OBJECT_BYTES,
     SHF_EXECINSTR,
     SHT_PROGBITS,
     SHT_REL,
@@ -24,6 +25,7 @@ from harness.btf.elf import (
     ElfRelocation,
     Section,
     Symbol,
+    read_file,
 )
 from harness.btf.errors import BtfError
 from harness.btf.ext import BtfExt, LineInfo
@@ -72,11 +74,7 @@ class BpfObject:
     @classmethod
     def from_file(cls, path: Path | str) -> BpfObject:
         """Read an object file."""
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
-        return cls.parse(data, str(path))
+        return cls.parse(read_file(Path(path), most_bytes=MOST_OBJECT_BYTES), str(path))
 
     @classmethod
     def parse(cls, data: bytes, source: str = "object") -> BpfObject:

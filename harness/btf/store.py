@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from harness.btf.blob import Header
 from harness.btf.btf import Btf
-from harness.btf.elf import btf_bytes
+from harness.btf.elf import MOST_TYPES_BYTES, btf_bytes, read_file
 from harness.btf.errors import BtfError
 from harness.btf.index import NameIndex
 
@@ -44,10 +44,7 @@ class IndexStore:
 
     def open(self, path: Path) -> Btf:
         """The BTF in a file (raw or ELF), with its index from the store or put there."""
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
+        data = read_file(path, most_bytes=MOST_TYPES_BYTES)
         return self.wrap(btf_bytes(data, str(path)), str(path), self._digest(path, data))
 
     def wrap(self, data: bytes, source: str, digest: str = "") -> Btf:
@@ -95,7 +92,9 @@ class IndexStore:
                 return known
         except (OSError, ValueError):
             pass
-        digest = hashlib.sha256(path.read_bytes() if data is None else data).hexdigest()
+        digest = hashlib.sha256(
+            read_file(path, most_bytes=MOST_TYPES_BYTES) if data is None else data
+        ).hexdigest()
         try:
             _write(note, digest.encode())
         except OSError as error:
