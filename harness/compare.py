@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from tabulate import tabulate
 
-from harness.results import Cell, CheckResult, Figure, Program, Run, Verdict
+from harness.results import Cause, Cell, CheckResult, Figure, Program, Run, Verdict
 
 EXACT_NOISE, COUNT_NOISE, TIME_NOISE, EMULATED_NOISE = 0.0, 0.10, 0.25, 0.50
 INSNS_GROWTH = 0.10  # more processed instructions than this is a regression
@@ -64,14 +64,15 @@ def compare(before: Run, after: Run) -> Comparison:
     """What `after` has that `before` has not, and the other way round."""
     old = {cell.kernel.name: cell for cell in before.cells}
     new = {cell.kernel.name: cell for cell in after.cells}
-    verdicts = [*_verdicts(OBJECT, before.checks, after.checks)]
+    same = before.subject.sha256 == after.subject.sha256
+    verdicts = [*_verdicts(OBJECT, before.checks, after.checks, same=same)]
     figures: list[Change] = []
     for name in dict.fromkeys([*old, *new]):
         one, other = old.get(name), new.get(name)
         if one is None or other is None:
             verdicts.append(_one_sided(name, one, other))
             continue
-        verdicts += _verdicts(name, one.checks, other.checks)
+        verdicts += _verdicts(name, one.checks, other.checks, same=same)
         figures += _programs(name, one, other)
         figures += _figures(name, one, other)
     return Comparison(
@@ -96,7 +97,7 @@ def _one_sided(name: str, one: Cell | None, other: Cell | None) -> Change:
 
 
 def _verdicts(
-    kernel: str, before: tuple[CheckResult, ...], after: tuple[CheckResult, ...]
+    kernel: str, before: tuple[CheckResult, ...], after: tuple[CheckResult, ...], *, same: bool
 ) -> Iterator[Change]:
     old = {check.check: check for check in before}
     new = {check.check: check for check in after}
@@ -104,12 +105,27 @@ def _verdicts(
         one, other = old.get(name), new.get(name)
         was = one.verdict if one else None
         now = other.verdict if other else None
-        if was is now and (one is None or other is None or one.cause is other.cause):
+        if was is now and (one is None or other is None or _said(one) == _said(other)):
             continue
         yield Change(
-            kind=_kind(was, now), kernel=kernel, what=name, before=_said(one), after=_said(other),
-            note=_why(other) if now is not Verdict.PASS else "",
+            kind=_of_two(one, other, same=same), kernel=kernel, what=name, before=_said(one),
+            after=_said(other), note=_why(other) if now is not Verdict.PASS else "",
         )  # fmt: skip
+
+
+def _of_two(one: CheckResult | None, other: CheckResult | None, *, same: bool) -> Kind:
+    """Like `_kind`; but what is quarantined is known, and what is flaky shows nothing either way.
+
+    same: of one object. A check that is flaky on another object than the one it passed with is a
+    regression.
+    """
+    flaky = [check for check in (one, other) if check is not None and check.cause is Cause.FLAKY]
+    if other is not None and other.quarantine is not None:
+        return Kind.OTHER
+    was_steady = one is not None and one.verdict is Verdict.PASS
+    if flaky and (same or not was_steady):
+        return Kind.OTHER
+    return _kind(one.verdict if one else None, other.verdict if other else None)
 
 
 def _kind(was: Verdict | None, now: Verdict | None) -> Kind:
@@ -121,7 +137,8 @@ def _kind(was: Verdict | None, now: Verdict | None) -> Kind:
 def _said(check: CheckResult | None) -> str:
     if check is None:
         return "absent"
-    return f"{check.verdict} ({check.cause})" if check.cause else str(check.verdict)
+    said = f"{check.verdict} ({check.cause})" if check.cause else str(check.verdict)
+    return f"{said}, quarantined" if check.quarantine else said
 
 
 def _why(check: CheckResult | None) -> str:
@@ -249,7 +266,8 @@ def markdown(comparison: Comparison) -> str:
         f"Noise: instructions, states and stack none; other counts {COUNT_NOISE:.0%}; times and "
         f"rates {TIME_NOISE:.0%}; emulated figures (~) {EMULATED_NOISE:.0%}. A pass that is none "
         f"any more, a new fail, a program or a passing kernel that is gone, and more than "
-        f"{INSNS_GROWTH:.0%} more processed instructions are regressions."
+        f"{INSNS_GROWTH:.0%} more processed instructions are regressions. A quarantined failure is "
+        "none, nor is a flaky answer of the same object: it shows nothing either way."
     )
     return "\n\n".join(parts) + "\n"
 

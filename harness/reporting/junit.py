@@ -2,8 +2,8 @@
 """Results → JUnit XML: one suite a kernel, one case a check.
 
 Keeps to what Ant's and Jenkins's schemas both allow. A case is a failure only when the kernel or
-the subject failed: trouble of ours is an error, what was not asked or could not be had is skipped
-with the reason. The first word of every message is the verdict.
+the subject failed: trouble of ours is an error; what was not asked or could not be had is skipped
+with the reason, and so is a failure that is quarantined. The first word of every message is the verdict.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 from xml.etree import ElementTree as Xml
 
-from harness.reporting.words import figure, made, printable, reproduce
+from harness.reporting.words import figure, made, printable, quarantined, reproduce
 from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
 OBJECT_SUITE: Final = "object"  # of the checks that are asked once, without a kernel
@@ -87,6 +87,8 @@ def _add_case(suite: Xml.Element, run: Run, cell: Cell | None, check: CheckResul
         first = check.summary.partition("\n")[0]
         cause = f" ({check.cause})" if check.cause else ""
         message = f"{check.verdict}{cause}{f': {first}' if first else ''}"
+        if check.quarantine:
+            message = f"{message}; {quarantined(check)}"
         told = Xml.SubElement(case, kind, {"message": printable(message)})
         if kind != "skipped":
             told.set("type", check.cause or check.verdict)
@@ -95,6 +97,8 @@ def _add_case(suite: Xml.Element, run: Run, cell: Cell | None, check: CheckResul
 
 def _kind(check: CheckResult) -> str:
     """The element that says how a case ended, "" for a pass."""
+    if check.quarantine:
+        return "skipped"
     match check.verdict:
         case Verdict.PASS:
             return ""

@@ -13,7 +13,16 @@ from tabulate import tabulate
 from harness.reporting import terminal
 from harness.reporting.minimum import Minimum, Reason, minimums, programs_of, span
 from harness.reporting.problems import Problem, problems
-from harness.reporting.words import SYMBOL, legend, made, number, reproduce, verdict_line
+from harness.reporting.words import (
+    MARK,
+    SYMBOL,
+    legend,
+    made,
+    number,
+    quarantine_lines,
+    reproduce,
+    verdict_line,
+)
 from harness.results import Cell, Relocation, Run, Verdict
 
 SHORT_MAX: Final = 60_000  # characters; a comment on GitHub takes 65,536
@@ -30,6 +39,7 @@ def short(run: Run, *, prefix: str = "#") -> str:
         _object_line(run),
         _table(run),
         "\n".join(_problem_line(problem) for problem in found),
+        "\n".join(f"- quarantine: {text(line)}" for line in quarantine_lines(run)),
         _minimum_line(run),
         f"<sub>{text(legend(run))}</sub>",
     ]
@@ -93,8 +103,10 @@ def _problem_line(problem: Problem) -> str:
     head = f"{problem.check} {problem.verdict}{f' ({problem.cause})' if problem.cause else ''}"
     remedy = f" → {text(problem.remedy)}" if problem.remedy else ""
     kernels = ", ".join(problem.kernels)
+    known = f" ({MARK} {text(problem.quarantine)})" if problem.quarantine else ""
     return (
-        f"- {SYMBOL[problem.verdict]} **{text(head)}** on {text(kernels)}: {text(summary)}{remedy}"
+        f"- {SYMBOL[problem.verdict]} **{text(head)}** on {text(kernels)}: {text(summary)}{known}"
+        f"{remedy}"
     )
 
 
@@ -112,6 +124,8 @@ def _problem(problem: Problem) -> str:
     lines = [text(title).replace("\\#", "#"), f"Kernels: {text(', '.join(problem.kernels))}"]
     if problem.summary:
         lines.append(_fenced(problem.summary))
+    if problem.quarantine:
+        lines.append(f"{MARK} {text(problem.quarantine)}")
     if problem.remedy:
         lines.append(f"What to do: {text(problem.remedy)}")
     return "\n\n".join(lines)

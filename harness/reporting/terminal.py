@@ -6,8 +6,8 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from harness.reporting.problems import problems
-from harness.reporting.words import SYMBOL, printable, symbol_and_short
-from harness.results import Cell, Run
+from harness.reporting.words import MARK, SYMBOL, printable, quarantine_lines, symbol_and_short
+from harness.results import Cell, Held, Run
 
 
 def table(run: Run, width: int = 0) -> str:
@@ -55,8 +55,12 @@ def problems_text(run: Run) -> str:
             f"{problem.verdict}{f' ({problem.cause})' if problem.cause else ''}"
         )
         lines += [f"    {line}" for line in problem.summary.splitlines()]
+        if problem.quarantine:
+            lines.append(f"    {MARK} {problem.quarantine}")
         if problem.remedy:
             lines.append(f"    → {problem.remedy}")
+    # Those that are in force stand with the failures they are about.
+    lines += quarantine_lines(run, Held.EXPIRED, Held.STALE)
     return printable("\n".join(lines))
 
 

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Final
 
-from harness.results import Cell, CheckResult, Figure, Run, Verdict
+from harness.results import Cell, CheckResult, Figure, Held, Quarantine, Run, Verdict
 
 SYMBOL = {
     Verdict.PASS: "✔",
@@ -17,6 +17,7 @@ SYMBOL = {
     Verdict.UNKNOWN: "?",
     Verdict.UNAVAILABLE: "∅",
 }
+MARK = "⚐"  # of a failure that is quarantined
 _ALWAYS_ASKED: Final = ("compile", "core-access", "resolve", "boot")  # no --checks for them
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 EMULATED_NOTE = "~ an emulated figure, measured under TCG: not a property of hardware"
@@ -49,7 +50,43 @@ def short(check: CheckResult) -> str:
 
 def symbol_and_short(check: CheckResult | None) -> str:
     """A cell of the matrix; "" where the check was not asked."""
-    return "" if check is None else f"{SYMBOL[check.verdict]} {short(check)}".rstrip()
+    if check is None:
+        return ""
+    mark = f" {MARK}" if check.quarantine else ""
+    return f"{SYMBOL[check.verdict]} {short(check)}".rstrip() + mark
+
+
+def quarantined(check: CheckResult) -> str:
+    """Who answers for a failure that does not count, why and until when; "" for any other."""
+    one = check.quarantine
+    return f"quarantined until {one.expires} by {one.owner}: {one.reason}" if one else ""
+
+
+def quarantine_lines(run: Run, *held: Held) -> list[str]:
+    """What became of the entries of the quarantine; by default of all that were asked."""
+    chosen = held or (Held.ACTIVE, Held.EXPIRED, Held.STALE)
+    return [_quarantine_line(one) for one in run.quarantine if one.held in chosen]
+
+
+def _quarantine_line(one: Quarantine) -> str:
+    what = f"{one.check} on {', '.join(one.kernels)}"
+    struck = ", ".join(name or "the object" for name in one.struck)
+    match one.held:
+        case Held.ACTIVE:
+            return (
+                f"{MARK} {what}: quarantined until {one.expires} by {one.owner}: {one.reason}; "
+                f"fails on {struck} and does not count"
+            )
+        case Held.EXPIRED:
+            return (
+                f"{SYMBOL[Verdict.FAIL]} {what}: the quarantine by {one.owner} ({one.reason}) "
+                f"expired on {one.expires}; it fails on {struck} and counts again"
+            )
+        case _:
+            return (
+                f"{MARK} {what}: the quarantine by {one.owner} ({one.reason}) is stale: no kernel "
+                "of this run matches it, or its check passed on all that do; remove it"
+            )
 
 
 def counts(run: Run) -> dict[Verdict, int]:
@@ -64,7 +101,9 @@ def verdict_line(run: Run) -> str:
     """ "pass: 12 kernels — 9 pass, 3 unavailable"."""
     parts = ", ".join(f"{count} {verdict}" for verdict, count in counts(run).items() if count)
     kernels = "kernel" if len(run.cells) == 1 else "kernels"
-    return f"{run.verdict}: {len(run.cells)} {kernels} — {parts or 'none'}"
+    known = sum(any(not check.counts for check in cell.checks) for cell in run.cells)
+    marked = f"; {known} with a quarantined failure, which does not count" if known else ""
+    return f"{run.verdict}: {len(run.cells)} {kernels} — {parts or 'none'}{marked}"
 
 
 def emulated(run: Run) -> bool:
@@ -75,7 +114,13 @@ def emulated(run: Run) -> bool:
 def legend(run: Run) -> str:
     """Every symbol with its word."""
     words = ", ".join(f"{symbol} {verdict}" for verdict, symbol in SYMBOL.items())
-    return f"{words}{f'; {EMULATED_NOTE}' if emulated(run) else ''}."
+    marked = f"; {MARK} quarantined" if any(map(quarantined, every_check(run))) else ""
+    return f"{words}{marked}{f'; {EMULATED_NOTE}' if emulated(run) else ''}."
+
+
+def every_check(run: Run) -> list[CheckResult]:
+    """Those of the object and those of all cells."""
+    return [*run.checks, *(check for cell in run.cells for check in cell.checks)]
 
 
 def reproduce(run: Run, cell: Cell | None, check: str) -> str:
