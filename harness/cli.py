@@ -421,6 +421,7 @@ def doctor_task(c: Context, prepare: bool = False, security: bool = False) -> No
         inspected = guarding.inspect(Cache.default())
         print(guarding.render(inspected))
         _exit(0 if guarding.holds(inspected) else 3)
+        return
     if prepare:
         for line in runner.prepare():
             print(line)

@@ -19,7 +19,7 @@ import requests
 from harness import accel, baseroot, kernel_container, process, system
 from harness.cache import Cache
 from harness.errors import HarnessError
-from harness.qemu import Accelerator
+from harness.qemu import PROGRAM, Accelerator, Arch
 from harness.supply import mirror
 from harness.system import Need, Package
 
@@ -225,9 +225,10 @@ def _accelerator(kvm: accel.Choice | None) -> Row:
         )  # fmt: skip
     if kvm.accelerator is Accelerator.KVM:
         return Row(subject="KVM", state=State.OK, found=kvm.reason)
+    reason = " ".join(kvm.reason.split())  # QEMU's own words may be several lines
     return Row(
         subject="KVM", state=State.NOTE,
-        found=f"{kvm.reason}; guests are emulated (TCG), absolute times are not the hardware's",
+        found=f"{reason}; guests are emulated (TCG), absolute times are not the hardware's",
     )  # fmt: skip
 
 
@@ -286,7 +287,8 @@ def _engine() -> tuple[str, str]:
 
 
 def _qemu(cache: Cache) -> str:
-    roots = sorted((cache.root / "base-root").glob("[!.]*"), key=lambda path: path.stat().st_mtime)
+    programs = (cache.root / "base-root").glob(f"[!.]*/usr/bin/{PROGRAM[Arch.X86_64]}")
+    roots = sorted((p.parents[2] for p in programs), key=lambda path: path.stat().st_mtime)
     if not roots:
         return ""
     newest = baseroot.BaseRoot(directory=roots[-1])

@@ -28,6 +28,7 @@ _SYNC_EVERY_S = 0.1  # what comes before the agent opens its port is flushed: as
 _WATCH_EVERY_S = 0.5
 _LINE_LIMIT = 32 << 20  # the agent caps captured output at 16 MiB, 22 MiB in base64
 _NOISE_LIMIT = 1 << 20  # of lines that answer no request of ours, while we wait for one
+_VALUES_LIMIT = 10_000  # in one answer; the agent's have a handful, their bulk is one string
 _SLOWEST_BYTES_S = 4096  # of a long answer, on the average: a trickle is no answer
 CALL_TIMEOUT_S = 30.0
 _FILE_LIMIT = 256 << 20
@@ -137,7 +138,7 @@ class AgentGuest:
         delay_s = 0.01
         while True:
             state = self._call("guest-exec-status", {"pid": pid})
-            if state.get("exited"):
+            if state.get("exited") is True:
                 break
             if time.monotonic() - started > timeout_s:
                 self._kill(pid)
@@ -147,9 +148,9 @@ class AgentGuest:
             self._pause(delay_s)
             delay_s = min(delay_s * 1.6, 0.25)
         signal_number = state.get("signal")
-        status = 128 + signal_number if isinstance(signal_number, int) else state.get("exitcode")
-        if not isinstance(status, int):
-            raise GuestLostError(f"the agent's exit status is no number: {state!r}")
+        status = 128 + signal_number if type(signal_number) is int else state.get("exitcode")
+        if type(status) is not int:
+            raise GuestLostError(f"the agent's exit status is no number: {status!r:.80}")
         return CommandResult(
             argv=tuple(argv),
             status=status,
@@ -187,8 +188,8 @@ class AgentGuest:
             arguments["input-data"] = base64.b64encode(stdin).decode()
         answer = self._call("guest-exec", arguments)
         pid = answer.get("pid")
-        if not isinstance(pid, int):
-            raise GuestLostError(f"the agent's answer has no pid: {answer!r}")
+        if type(pid) is not int:  # a bool is an int, too
+            raise GuestLostError(f"the agent's answer has no pid: {answer!r:.80}")
         return pid
 
     def _kill(self, pid: int) -> None:
@@ -212,7 +213,7 @@ class AgentGuest:
             ) from None
         error = answer.get("error")
         if isinstance(error, dict):
-            raise HarnessError(f"the guest refused '{command}': {error.get('desc')}")
+            raise HarnessError(f"the guest refused '{command}': {error.get('desc')!s:.400}")
         result = answer.get("return")
         if not isinstance(result, dict):
             raise GuestLostError(f"the agent's answer to '{command}' is no object: {result!r:.80}")
@@ -230,7 +231,7 @@ class AgentGuest:
         while noise <= _NOISE_LIMIT:
             line = self._line(deadline, renew_s=renew_s)
             try:
-                reply = json.loads(line)
+                reply = None if _overgrown(line) else json.loads(line)
             except (ValueError, RecursionError):
                 reply = None  # what the tty held before it was raw, or a kernel message
             if isinstance(reply, dict) and wanted(reply):
@@ -309,6 +310,11 @@ class AgentGuest:
         """The agent has no notification of a command's end: we ask again, less and less often."""
         select.select([], [], [], seconds)
         self._watch()
+
+
+def _overgrown(line: bytes) -> bool:
+    """Whether no answer of the agent has so many values: 32 MiB of them are a gigabyte here."""
+    return sum(line.count(sign) for sign in (b"{", b"[", b",")) > _VALUES_LIMIT
 
 
 def _encoded(message: Mapping[str, object]) -> bytes:

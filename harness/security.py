@@ -26,7 +26,7 @@ from harness.errors import HarnessError
 from harness.images import RECIPE_LABEL, REPOSITORY
 from harness.kernel_container import Docker
 from harness.place import CONSOLE, Local, Place
-from harness.qemu import Accelerator, Machine
+from harness.qemu import PROGRAM, Accelerator, Arch, Machine
 
 _START_TIMEOUT_S = 30.0  # until QEMU has its seccomp filter on; 0.1 s on an idle machine
 _LEFT_OUT = ("-kernel", "-initrd", "-append")  # nothing is booted, QEMU stops before it (-S)
@@ -262,7 +262,8 @@ def _limit(seen: Seen, what: str, cgroup: str, resource: str, unit_size: int, un
 
 
 def _local(cache: Cache) -> Inspection:
-    roots = sorted((cache.root / "base-root").glob("[!.]*"), key=lambda path: path.stat().st_mtime)
+    programs = (cache.root / "base-root").glob(f"[!.]*/usr/bin/{PROGRAM[Arch.X86_64]}")
+    roots = sorted((p.parents[2] for p in programs), key=lambda path: path.stat().st_mtime)
     if not roots:
         unseen = Promise(
             subject="all", mark=Mark.UNKNOWN, found="no base root in the cache yet",
@@ -324,14 +325,25 @@ def _stopped(where: Place, run_dir: Path) -> Iterator[tuple[int, Mapping[str, in
                 raise HarnessError(ended)
             cgroup: Mapping[str, int] = {}
             first = getattr(held, "pid", 0)
-            if identity := getattr(held, "identity", ""):
+            identity = getattr(held, "identity", "")
+            if identity:
                 first, cgroup = _container(str(identity))
             pid = _last_descendant(first)
-            on = _status(pid).get("Seccomp") == "2" and b"-nodefaults" in _read(pid, "cmdline")
-            if on or time.monotonic() > end:
+            if _sandboxed(pid, 2 if identity else 1) or time.monotonic() > end:
                 yield pid, cgroup
                 return
             time.sleep(0.05)
+
+
+def _sandboxed(pid: int, filters: int) -> bool:
+    """Whether QEMU's own filter is on, beside that of a container."""
+    status = _status(pid)
+    count = status.get("Seccomp_filters", "")  # since Linux 5.9
+    return (
+        status.get("Seccomp") == "2"
+        and (not count or int(count) >= filters)
+        and b"-nodefaults" in _read(pid, "cmdline")
+    )
 
 
 def _without(words: list[str], options: tuple[str, ...]) -> list[str]:
