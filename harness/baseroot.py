@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import closure, initramfs, process, toolchain
+from harness import closure, initramfs, process, system, toolchain
 from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.qemu import PROGRAM, Arch
@@ -156,6 +156,11 @@ def obtain(cache: Cache, on_progress: Callable[[str], None], arch: Arch = NATIVE
     directory = cache.entry("base-root", key, fill)
     if arch is NATIVE:
         return BaseRoot(directory=directory)
+    if process.which("ld.lld") is None:
+        raise HarnessError(
+            f"no program 'ld.lld', which links the programs of {arch} guests",
+            hint=system.install_command(["lld"]),
+        )
     return BaseRoot(
         directory=directory, arch=arch,
         guest=_tree("guest-root", arch, SUITE, _GUEST_PACKAGES, cache, on_progress),

@@ -25,6 +25,7 @@ class Need(StrEnum):
     VENV = "venv"  # making .venv
     RUN = "run"  # fetching and booting kernels
     BUILD = "build"  # compiling objects and the guest's programs
+    ARM64 = "arm64"  # building and booting arm64 guests
     TESTS = "tests"  # `inv test` alone
     OPTIONAL = "optional"  # a backend, or something with a fallback
 
