@@ -153,7 +153,7 @@ def facts(obj: BpfObject) -> ObjectFacts:
 
 def to_json(one: ObjectFacts) -> str:
     """The facts as a JSON document (`version` 1), keys as in the dataclasses."""
-    return json.dumps({"version": JSON_VERSION, **asdict(one)}, indent=2, ensure_ascii=False)
+    return json.dumps({"version": JSON_VERSION, **asdict(one)}, indent=2)
 
 
 def render_text(one: ObjectFacts) -> str:

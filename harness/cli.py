@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from harness import (
     doctor,
     export,
     gate,
+    intake,
     inventory,
     job,
     launch,
@@ -72,6 +74,11 @@ def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
+def _print(words: object, *, end: str = "\n") -> None:
+    """For a person, or the log of a CI: names and texts of others do nothing there but show."""
+    print(intake.shown(str(words)), end=end)
+
+
 def _columns() -> int:
     """Of the terminal; 0, no limit, where the output goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
@@ -79,7 +86,7 @@ def _columns() -> int:
 
 def _fail(error: HarnessError, code: int) -> NoReturn:
     hint = f"\n  → {error.hint}" if error.hint else ""
-    raise Exit(f"error: {error.message}{hint}", code=code)
+    raise Exit(intake.shown(f"error: {error.message}{hint}"), code=code)
 
 
 _KERNELS_HELP = {
@@ -153,21 +160,21 @@ def kernel_matrix(
         ),
         strict=strict, resume=resume,
     )  # fmt: skip
-    print(job.plan_text(request, cache))
+    _print(job.plan_text(request, cache))
     if plan:
         return
     with job.kept(request, resume=bool(resume)) as kept:
         with Progress() as emit:
             run = job.against_history(pipeline.run(request, cache, emit, kept), request.report_dir)
-        print(f"\n{reporting.table(run, _columns())}\n")  # first: a disk may refuse the files
+        _print(f"\n{reporting.table(run, _columns())}\n")  # first: a disk may refuse the files
         if reporting.problems(run):
-            print(f"{reporting.problems_text(run)}\n")
-        print(reporting.verdict_line(run))
+            _print(f"{reporting.problems_text(run)}\n")
+        _print(reporting.verdict_line(run))
         for path in job.write_reports(run, request.report_dir):
-            print(f"  {path}")
+            _print(f"  {path}")
         kept.end()
     if job.resumable(run):
-        print(f"\nnot finished; to go on: {job.resume_line(request.report_dir)}")
+        _print(f"\nnot finished; to go on: {job.resume_line(request.report_dir)}")
     _exit(job.status(run, strict=request.words.strict))
 
 
@@ -186,9 +193,9 @@ def build_task(c: Context, manifest: str = "", out: str = "") -> None:
     """Compile the subject and print where its object is."""
     with Progress() as emit:
         built = job.subject_source("", manifest)(Cache.default(), lambda t: emit(Note(text=t)))
-    print(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
+    _print(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
     if out:
-        print(f"  {export.export(built.subject, Path(out))}")
+        _print(f"  {export.export(built.subject, Path(out))}")
     _exit(_STATUS.get(built.compile.verdict, 0))
 
 
@@ -218,10 +225,10 @@ def kernels_task(
     """The catalogue: list it, fetch kernels, lock versions, build kernel containers."""
     cache = Cache.default()
     if action == "list":
-        print(inventory.kernels_text(kernels, arch, cache))
+        _print(inventory.kernels_text(kernels, arch, cache))
         return
     if action == "shards":
-        print(inventory.shards(kernels, _number("size", size)))
+        _print(inventory.shards(kernels, _number("size", size)))
         return
     with Progress() as emit:
         match action:
@@ -236,7 +243,7 @@ def kernels_task(
                     f"unknown action '{action}'", hint=f"there is {', '.join(_KERNELS_ACTIONS)}"
                 )
     for line in lines:
-        print(line)
+        _print(line)
     _exit(status)
 
 
@@ -249,7 +256,7 @@ def kernels_task(
 def inspect_task(c: Context, object: str, json: bool = False) -> None:
     """Programs, maps, data, externs, relocations, and what the object needs of a kernel."""
     facts = bpfobject.inspect(Path(object))
-    print(bpfobject.to_json(facts) if json else bpfobject.render_text(facts))
+    _print(bpfobject.to_json(facts) if json else bpfobject.render_text(facts))
 
 
 @task(
@@ -285,7 +292,7 @@ def resolve_task(
             btf or (), kernel_dir or (), cache, emit, kernels=kernels, arch=arch
         )
     found = static.resolve_here(objects, types, cache)
-    print(resolve.to_json(found) if json else resolve.render_text(found, verbose=verbose))
+    _print(resolve.to_json(found) if json else resolve.render_text(found, verbose=verbose))
     _exit(found.exit_status)
 
 
@@ -345,14 +352,14 @@ def report_task(
     """Redraw every report from results.json, or merge those of shards."""
     if not merge:
         for written in job.redraw(Path(results) if results else job.LATEST):
-            print(f"  {written}")
+            _print(f"  {written}")
         return
     if not out:
         raise UsageError("--merge needs --out, the directory of the merged report")
     run, files = job.merge([Path(one) for one in merge], Path(out))
-    print(f"{reporting.table(run, _columns())}\n\n{reporting.verdict_line(run)}")
+    _print(f"{reporting.table(run, _columns())}\n\n{reporting.verdict_line(run)}")
     for written in files:
-        print(f"  {written}")
+        _print(f"  {written}")
 
 
 @task(
@@ -364,7 +371,7 @@ def report_task(
 def compare_task(c: Context, before: str, after: str) -> None:
     """What changed between two runs, as Markdown; status 1 on a regression."""
     found = job.compared(Path(before), Path(after))
-    print(compare.markdown(found), end="")
+    _print(compare.markdown(found), end="")
     _exit(1 if found.regressions else 0)
 
 
@@ -387,7 +394,7 @@ def gate_task(
         Path(results) if results else job.LATEST, Path(policy),
         coverage=Path(coverage) if coverage else project.COVERAGE, object_path=object,
     )  # fmt: skip
-    print(gate.text(decision))
+    _print(gate.text(decision))
     _exit(decision.status)
 
 
@@ -404,7 +411,7 @@ def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
     """Agree to what a run's programs cost: write it into the manifest's baseline."""
     path = Path(results) if results else job.LATEST
     for line in job.update_baseline(path, manifest):
-        print(line)
+        _print(line)
 
 
 @task(
@@ -419,15 +426,15 @@ def doctor_task(c: Context, prepare: bool = False, security: bool = False) -> No
     """What this machine has, lacks, and how to get it."""
     if security:
         inspected = guarding.inspect(Cache.default())
-        print(guarding.render(inspected))
+        _print(guarding.render(inspected))
         _exit(0 if guarding.holds(inspected) else 3)
         return
     if prepare:
         for line in runner.prepare():
-            print(line)
+            _print(line)
         return
     found = doctor.report()
-    print(doctor.render(found))
+    _print(doctor.render(found))
     _exit(0 if found.healthy else 1)
 
 
@@ -435,7 +442,7 @@ def doctor_task(c: Context, prepare: bool = False, security: bool = False) -> No
 @_guarded
 def schema_task(c: Context) -> None:
     """Write reports/schema/ from the structs that results are made of."""
-    print(project.write_schema())
+    _print(project.write_schema())
 
 
 @task(name="lint")
@@ -498,7 +505,7 @@ def bench_task(
             verdict = Verdict.PASS if found.good else Verdict.FAIL
         else:
             raise UsageError(f"unknown action '{action}'", hint="there is boot, resolve")
-    print(text)
+    _print(text)
     _exit(_STATUS[verdict])
 
 
@@ -553,8 +560,20 @@ def _parsing() -> Iterator[None]:
         raise Exit(f"error: {error}\n  → kernel-matrix --list names the tasks", code=2) from error
 
 
+class _Shown(logging.Formatter):
+    """Warnings tell of files and words of others too."""
+
+    # typing.override is of Python 3.12.
+    def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override]
+        return intake.shown(super().format(record))
+
+
 def main() -> None:
     """The console script `kernel-matrix`; from a checkout it has the project's own tasks too."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Shown())
+    logging.getLogger().addHandler(handler)
     _Program(
         name="kernel-matrix",
         version=metadata.version("kernel-matrix"),

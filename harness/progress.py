@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness import intake
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
@@ -84,23 +86,26 @@ class Progress:
                     self._running[event.kernel] = (event.phase, event.detail, since)
                     if self._live is None:
                         detail = f": {event.detail}" if event.detail else ""
-                        self._line(Text(f"{event.kernel:<16} {event.phase}{detail}"))
+                        self._line(f"{event.kernel:<16} {event.phase}{detail}")
                 case Finished():
                     self._running.pop(event.kernel, None)
-                    line = Text(f"{event.kernel:<16} ")
-                    line.append(event.verdict, style=_STYLE.get(event.verdict, ""))
-                    line.append(f"  {event.summary}" if event.summary else "")
-                    self._line(line)
+                    summary = f"  {event.summary}" if event.summary else ""
+                    self._line(f"{event.kernel:<16} ", event.verdict, summary)
                 case Note():
-                    self._line(Text(event.text))
+                    self._line(event.text)
 
-    def _line(self, text: Text) -> None:
-        stamp = Text(f"[{time.monotonic() - self._started:6.1f} s] ", style="dim")
-        self._console.print(stamp + text, soft_wrap=True)
+    def _line(self, before: str, verdict: str = "", after: str = "") -> None:
+        line = Text(f"[{time.monotonic() - self._started:6.1f} s] ", style="dim")
+        plain = Text(intake.shown(before))
+        plain.append(verdict, style=_STYLE.get(verdict, ""))
+        plain.append(intake.shown(after))
+        self._console.print(line + plain, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
         for kernel, (phase, detail, since) in list(self._running.items()):
-            table.add_row(kernel, phase, f"{now - since:5.1f} s", detail[:60])
+            # As texts: rich would take "[…]" in a string for its own markup.
+            words = (kernel, phase, f"{now - since:5.1f} s", intake.line(detail, 60))
+            table.add_row(*(Text(word) for word in words))
         return table

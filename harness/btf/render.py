@@ -135,7 +135,6 @@ def to_json(report: ResolveReport) -> str:
             "objects": [_object_json(one) for one in report.objects],
         },
         indent=1,
-        ensure_ascii=False,
     )
 
 
