@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from harness import process, results
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
 _COVERAGE_PERCENT = 85
+_PROCESSES_MAX = 4  # of tests beside each other: each may boot two guests
 COVERAGE = Path("reports/coverage.json")  # what the gate reads
 _LINTERS = (
     ("ruff", "check", "."),
@@ -48,18 +50,23 @@ def test(*, fast: bool, expression: str, markers: str) -> int:
     """Lint, then pytest; with every test, coverage of harness/ must reach its floor.
 
     markers: pytest's -m, for the tests that are left out unless asked for; they are not linted.
+    Many tests run beside each other, as tests/conftest.py says.
     """
     status = 0 if markers else lint()
     words = ["-m", markers or f"not {'vm' if fast else 'slow'} and not faults"]
     if expression:
         words += ["-k", expression]
-    elif not fast and not markers:
-        words += [
-            "--cov=harness",
-            "--cov-report=term",
-            f"--cov-report=json:{COVERAGE}",
-            f"--cov-fail-under={_COVERAGE_PERCENT}",
-        ]
+    elif not markers:
+        if not fast:
+            words += [
+                "--cov=harness",
+                "--cov-report=term",
+                f"--cov-report=json:{COVERAGE}",
+                f"--cov-fail-under={_COVERAGE_PERCENT}",
+                "--durations=15",
+            ]
+        processes = min(_PROCESSES_MAX, max(2, len(os.sched_getaffinity(0))))
+        words += [f"-n{processes}", "--dist=loadscope", "--no-loadscope-reorder"]
     # Not the larger of the two: a pytest that a signal killed has a negative status.
     tested = process.passed_through([sys.executable, "-m", "pytest", *words], cwd=ROOT)
     return status if tested == 0 else 1

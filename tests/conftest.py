@@ -1,18 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of several directories share: the machine's cache and its kernels."""
+"""What the tests of several directories share: the machine's cache, its kernels, the machine.
+
+`inv test` runs them in two processes, beside each other (pytest-xdist). Most tests with guests wait
+more than they compute. A guest that is timed has the machine to itself all the same: `harness.slot`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-from harness import catalogue, paths, supply
+from harness import catalogue, paths, slot, supply
 from harness.cache import Cache
 from harness.errors import UnavailableError
 from harness.supply import KernelFiles
 
 OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
+
+# Tests that go to whichever process is free; of the others, a module's stay together, since they
+# share what its fixtures made: a booted guest, a run.
+_SINGLE = re.compile(r"tests/(vm/test_|mutants/test_caught)")
+_VARIANT = re.compile(rf"\[(?:.*-)?(local|docker|{OLDEST}|{NEWEST})(?:-.*)?\]$")  # what they share
+# What takes longest begins, so that no process is left alone with it.
+_ORDER = ("checks/test_on_kernels", "vm/", "thirdparty/", "mutants/test_caught", "objcheck/")
+_HOLDS_NO_SITTING = ("tests/objcheck/", "tests/container/")  # guests booted without a pipeline
+
+
+class _Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no type hints
+    """Which tests one process gets together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if _SINGLE.match(nodeid):
+            return nodeid
+        variant = _VARIANT.search(nodeid)
+        return nodeid.partition("::")[0] + (variant[1] if variant else "")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return _Together(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only where tests run beside each other: elsewhere the order is that of the files."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    places = (i for i, words in enumerate(_ORDER) if item.nodeid.startswith(f"tests/{words}"))
+    return next(places, len(_ORDER))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """A test that computes beside a timed guest would spoil its times: it waits, or is waited for.
+
+    Not one whose sittings hold the machine's slot themselves: it would wait for itself.
+    """
+    sits = item.get_closest_marker("vm") and not item.nodeid.startswith(_HOLDS_NO_SITTING)
+    if sits or not hasattr(item.config, "workerinput"):
+        return (yield)
+    with slot.hold(Cache.default(), alone=False):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

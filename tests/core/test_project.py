@@ -45,8 +45,11 @@ def test_every_linter_runs_though_one_complains(tools: Tools) -> None:
         (False, "", "-m not slow and not faults --cov", "-k"),
         (False, "", "--cov-fail-under=85", "-k"),
         (False, "boot", "-k boot", "--cov"),
+        (False, "", "-n", "-k"),
+        (True, "", "--dist=loadscope", "--cov"),
+        (False, "boot", "-k boot", "--dist"),
     ],
-    ids=["fast", "everything", "floor", "some"],
+    ids=["fast", "everything", "floor", "some", "beside", "beside, fast", "some, alone"],
 )
 def test_only_a_whole_test_run_is_held_to_its_coverage(
     tools: Tools, fast: bool, expression: str, has: str, lacks: str
