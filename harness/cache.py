@@ -17,12 +17,14 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
+from harness import process
 from harness.errors import HarnessError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 _MANIFEST = ".manifest"
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}")
 _LOCK_TIMEOUT_S = 1800.0  # another process may be downloading hundreds of MB
+_LOCK_TURN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,15 +86,9 @@ class Cache:
         """Hold the lock of that name against every other process that uses this cache."""
         _check_name(name)
         path = self.directory("locks") / f"{name}.lock"
-        lock = filelock.FileLock(path, timeout=_LOCK_TIMEOUT_S)
+        lock = filelock.FileLock(path)
         with _our_failures(self.root):
-            try:
-                lock.acquire()
-            except filelock.Timeout:
-                raise HarnessError(
-                    f"another process has held '{path}' for {_LOCK_TIMEOUT_S:g} s",
-                    hint="find out what hangs there and end it",
-                ) from None
+            _acquire(lock, path)
         try:
             yield
         finally:
@@ -122,6 +119,23 @@ class Cache:
         finally:
             _remove(aside)
             _remove(old)
+
+
+def _acquire(lock: filelock.BaseFileLock, path: Path) -> None:
+    """Wait for the lock, in turns short enough to hear that the harness is to end."""
+    end = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        process.raise_if_stopping()
+        try:
+            lock.acquire(timeout=_LOCK_TURN_S)
+        except filelock.Timeout:
+            if time.monotonic() < end:
+                continue
+            raise HarnessError(
+                f"another process has held '{path}' for {_LOCK_TIMEOUT_S:g} s",
+                hint="find out what hangs there and end it",
+            ) from None
+        return
 
 
 def sha256_of(path: Path) -> str:

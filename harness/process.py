@@ -2,6 +2,8 @@
 """Run or hold a process. Nothing else in the harness starts one.
 
 Argv lists only, standard input closed unless it is given, and a deadline for the whole operation.
+When the harness is told to end (`stop`), commands that other threads wait for end at once, and those
+threads start none any more; what is held, a guest for one, is for its holder to end.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ Child = subprocess.Popen[bytes]
 
 _TAIL_CHARS = 2000
 _GRACE_S = 3.0
+_stopping = threading.Event()
+_waited_for: dict[subprocess.Popen[bytes], int] = {}  # child → thread that waits for it
+_held: dict[subprocess.Popen[bytes], bool] = {}  # child → whether it leads a group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +56,36 @@ class ProcessTimeoutError(ProcessError):
     """A command did not end before its deadline and was killed."""
 
 
+class InterruptedHarnessError(ProcessError):
+    """The harness was told to end meanwhile."""
+
+
+def stop() -> None:
+    """End the commands that other threads wait for, and let those threads start no more."""
+    _stopping.set()
+    here = threading.get_ident()
+    for child, thread in list(_waited_for.items()):
+        if thread != here:
+            _send(child, signal.SIGTERM, group=True)
+
+
+def stopping() -> bool:
+    """Whether the harness was told to end."""
+    return _stopping.is_set()
+
+
+def raise_if_stopping() -> None:
+    """InterruptedHarnessError, in any thread but the main one, once the harness is to end."""
+    if stopping() and threading.current_thread() is not threading.main_thread():
+        raise InterruptedHarnessError("interrupted", hint="run it again")
+
+
+def kill_all() -> None:
+    """Kill every process that we started, at once."""
+    for child, group in [*((child, True) for child in list(_waited_for)), *list(_held.items())]:
+        _send(child, signal.SIGKILL, group=group)
+
+
 def which(program: str) -> Path | None:
     """Where `program` is on the PATH, the administrator's directories included."""
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -73,6 +109,7 @@ def run(
     process group is killed), ProcessError when the program is missing or, with `check`, fails.
     """
     words = tuple(str(word) for word in argv)
+    raise_if_stopping()
     with _started(words, stdin=stdin is not None, env=env, cwd=cwd, pipes=True, hint=hint) as child:
         try:
             stdout, stderr = child.communicate(stdin, timeout=timeout_s)
@@ -84,6 +121,7 @@ def run(
                 f"'{_shown(words)}' did not end within {timeout_s:g} s",
                 completed=done, hint=hint,
             ) from None  # fmt: skip
+    raise_if_stopping()
     done = Completed(argv=words, status=child.returncode, stdout=stdout, stderr=stderr)
     if check and done.status != 0:
         tail = (stderr or stdout).decode(errors="replace").strip()[-_TAIL_CHARS:]
@@ -112,12 +150,15 @@ def held(
     stderr: IO[bytes] | int | None = None,
     env: Mapping[str, str] | None = None,
     group: bool = True,
+    spared: bool = True,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Hold a process for the length of the block; on the way out: terminate, wait, kill, wait.
 
     group: the child leads a process group of its own, so that a terminal's ^C reaches us alone
-    and its own children end with it.
+    and its own children end with it. spared: `stop` leaves it to its holder.
     """
+    if not spared:
+        raise_if_stopping()
     words = tuple(str(word) for word in argv)
     child = _popen(
         words,
@@ -127,9 +168,14 @@ def held(
         env=env, cwd=None, group=group, hint="",
     )  # fmt: skip
     try:
+        _held[child] = group
+        if not spared:
+            _waited_for[child] = threading.get_ident()
         yield child
     finally:
         _end(child, group=group)
+        _held.pop(child, None)
+        _waited_for.pop(child, None)
 
 
 @contextlib.contextmanager
@@ -150,9 +196,13 @@ def _started(
         env=env, cwd=cwd, group=True, hint=hint,
     )  # fmt: skip
     try:
+        _waited_for[child] = threading.get_ident()
+        if stopping():  # told between the question and the start
+            raise_if_stopping()
         yield child
     finally:
         _end(child, group=True)
+        _waited_for.pop(child, None)
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -200,6 +250,8 @@ def _end(child: subprocess.Popen[bytes], *, group: bool) -> None:
 
 def _send(child: subprocess.Popen[bytes], number: signal.Signals, *, group: bool) -> None:
     """To the whole group: a shell that ends leaves its children behind."""
+    if child.returncode is not None:  # it is gone, and its number may be somebody else's
+        return
     with contextlib.suppress(ProcessLookupError):
         (os.killpg if group else os.kill)(child.pid, number)
 

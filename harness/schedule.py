@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,6 +15,7 @@ from harness.results import Cause, Cell, Verdict
 from harness.sitting import trouble_of
 
 _T = TypeVar("_T")
+_PATIENCE_S = 20.0  # for guests to end after an interrupt; an engine may hang, a person does not wait
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +65,7 @@ def all_cells(
             finished(found[item.name])
             told.add(item.name)
 
+    patient = True
     try:
         for item in items:
             if item.name not in known:
@@ -73,16 +75,18 @@ def all_cells(
         for _ in range(len(futures)):
             take(ended.get())
     except KeyboardInterrupt:
+        patient = False
         # First of all, that an end makes no room for the next.
         crew.executor.shutdown(wait=False, cancel_futures=True)
         in_time = {future for future in futures if future.done() and not future.cancelled()}
         crew.cancel()
+        wait(futures, timeout=_PATIENCE_S)
     finally:
-        crew.executor.shutdown(wait=True, cancel_futures=True)
+        crew.executor.shutdown(wait=patient, cancel_futures=True)
     for future, item in futures.items():
         if future in in_time:
             take(future)
-        elif not future.cancelled() and item.name not in found:
+        elif future.done() and not future.cancelled() and item.name not in found:
             # What a guest had answered before the interrupt ended it counts.
             found[item.name] = crew.bring(item, future)
     return [found.get(item.name) or _interrupted(item) for item in items]

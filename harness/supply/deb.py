@@ -111,6 +111,7 @@ def _opened(deb: Path) -> Iterator[IO[bytes]]:
                 ["dpkg-deb", "--fsys-tarfile", deb],
                 stdout=writing,
                 env={"LC_ALL": "C"},
+                spared=False,
             )
             with child:
                 os.close(writing)
