@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,11 +40,12 @@ def subject_of(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Subjec
 @pytest.fixture
 def ask(cache: Cache, tmp_path: Path) -> Iterator[Ask]:
     """Asks checks, by name, of a subject on kernels; afterwards nothing of it may be left."""
+    number = itertools.count(1)
 
     def run(subject: Built, kernels: tuple[KernelFiles, ...], names: tuple[str, ...]) -> Run:
         return Matrix(
             cache=cache, kernels=kernels, subject=subject, backend="local", checks=named(names),
-            append=(), boot_timeout_s=_BOOT_TIMEOUT_S, report_dir=tmp_path / "report",
+            append=(), boot_timeout_s=_BOOT_TIMEOUT_S, report_dir=tmp_path / f"report-{next(number)}",
         ).run()  # fmt: skip
 
     yield run

@@ -48,7 +48,9 @@ _ALL = (
     Mutant(
         name="lost_remainder", does="delivers a tenth less than the limit: whole events a tick",
         by=("rate-limit",), also=("both",), cause=Cause.BEHAVIOUR,
-        says=r"[5-9]\d\d\.\d events a second, [\d.]+ are promised",
+        # 900 are the most that it lets pass; a machine that stands still makes them fewer. Promised
+        # are 990 with two CPUs (xadd) or 2 % and an event less than 1,000 (gcra).
+        says=r"\b\d{1,3}\.\d events a second, 9[789]\d\.\d are promised",
     ),
     Mutant(
         name="limiter_before_port", does="lets datagrams that are no DNS use up the limit",

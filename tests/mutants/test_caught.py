@@ -10,7 +10,7 @@ import pytest
 
 from harness import checks
 from harness.checks.context import Where
-from harness.results import CheckResult, Run, Verdict
+from harness.results import Cause, CheckResult, Run, Verdict
 from harness.supply import KernelFiles
 from tests.mutants.conftest import Ask, Subjects
 from tests.mutants.table import MUTANTS, Mutant
@@ -30,7 +30,7 @@ def test_the_named_check_catches_it_on_oldest_and_newest(
     """And what is asked beside it stays green. A timed check is asked alone: that saves a boot."""
     asked = mutant.by if _APART & {*mutant.by} else (*mutant.by, *_INNOCENT)
 
-    run = ask(subject_of(mutant), (oldest, newest), asked)
+    run = _told(lambda: ask(subject_of(mutant), (oldest, newest), asked))
 
     assert_caught(mutant, run)
 
@@ -41,7 +41,9 @@ def test_no_other_check_fails_by_accident(
     mutant: Mutant, subject_of: Subjects, ask: Ask, oldest: KernelFiles, newest: KernelFiles
 ) -> None:
     """Every check of every mutant: a check that also sees it says so in the mutant's row."""
-    run = ask(subject_of(mutant), (oldest, newest), tuple(check.name for check in checks.ALL))
+    every = tuple(check.name for check in checks.ALL)
+
+    run = _told(lambda: ask(subject_of(mutant), (oldest, newest), every))
 
     assert_caught(mutant, run)
 
@@ -59,6 +61,21 @@ def test_a_back_port_breaks_what_asks_for_a_version(
         assert said["resolve"].verdict is Verdict.FAIL
         assert "corkflag" in said["resolve"].summary
         assert said["load"].verdict is Verdict.FAIL
+
+
+def _told(ask: Callable[[], Run]) -> Run:
+    """Once more where a machine with too much to do could not tell: that is no answer, either way.
+
+    The last answer is held to the row: a check that never can tell does not catch anything.
+    """
+    run = ask()
+    if all(_is_told(answer) for cell in run.cells for answer in cell.checks):
+        return run
+    return ask()
+
+
+def _is_told(answer: CheckResult) -> bool:
+    return (answer.verdict, answer.cause) != (Verdict.UNKNOWN, Cause.INFRA)
 
 
 def assert_caught(mutant: Mutant, run: Run) -> None:
