@@ -43,7 +43,8 @@ def headers(run: Run) -> list[str]:
 
 def rows(run: Run) -> list[list[str]]:
     """The table's rows."""
-    return [[printable(word) for word in _row(cell, run.check_names)] for cell in run.cells]
+    names = run.check_names  # looks at every cell
+    return [[printable(word) for word in _row(cell, names)] for cell in run.cells]
 
 
 def problems_text(run: Run) -> str:
