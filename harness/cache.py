@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _MANIFEST = ".manifest"
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}")
+_ROOM = "free some space there, or name another in KERNEL_MATRIX_CACHE"
+_FULL_BYTES = 64 << 10  # a disk with less has no room for anything that we make
 _LOCK_TIMEOUT_S = 1800.0  # another process may be downloading hundreds of MB
 _LOCK_TURN_S = 1.0
 
@@ -111,7 +113,14 @@ class Cache:
         _remove(old)
         aside.mkdir()
         try:
-            fill(aside)
+            try:
+                fill(aside)
+            except HarnessError as error:
+                if not _is_full(aside, error):
+                    raise
+                raise HarnessError(
+                    f"no space left for the cache '{self.root}': {error.message}", hint=_ROOM
+                ) from error
             _write_manifest(aside)
             if final.exists():
                 final.rename(old)
@@ -171,6 +180,14 @@ def _damage(directory: Path) -> str:
     return ""
 
 
+def _is_full(directory: Path, error: HarnessError) -> bool:
+    """Whether what failed there failed for want of space: programs say it in their own words."""
+    if os.strerror(errno.ENOSPC) in error.message:
+        return True
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize < _FULL_BYTES
+
+
 def _check_name(name: str) -> None:
     if not _SAFE.fullmatch(name):
         raise HarnessError(f"'{name}' cannot name a cache entry")
@@ -187,8 +204,8 @@ def _our_failures(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message, hint = f"no space left for the cache '{root}'", "free some space there"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise HarnessError(f"no space left for the cache '{root}'", hint=_ROOM) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             message, hint = f"cannot write the cache '{root}'", "make it writable"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
             message, hint = f"the cache '{root}' cannot be a directory: {error.strerror}", ""
