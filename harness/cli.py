@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, ParamSpec, TypeVar
 
 from invoke.collection import Collection
@@ -33,6 +34,7 @@ from harness import (
     job,
     launch,
     pipeline,
+    process,
     project,
     reporting,
     resolve,
@@ -56,9 +58,8 @@ def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(body)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # Asked to end, we end as ^C does: guests and containers go, finished cells stay.
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            _hear_signals()
         try:
             return body(*args, **kwargs)
         except (UsageError, BtfError) as error:  # BtfError: a file named here is no such thing
@@ -77,6 +78,22 @@ def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
 def _print(words: object, *, end: str = "\n") -> None:
     """For a person, or the log of a CI: names and texts of others do nothing there but show."""
     print(intake.shown(str(words)), end=end)
+
+
+def _hear_signals() -> None:
+    """Asked to end, however, we end as ^C does: guests and containers go, finished cells stay."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
+            signal.signal(number, _told_to_end)
+
+
+def _told_to_end(number: int, frame: FrameType | None) -> None:
+    """The first time in good order; the second time at once, what is left goes at the next start."""
+    if process.stopping():
+        process.kill_all()
+        os._exit(128 + number)
+    process.stop()
+    raise KeyboardInterrupt
 
 
 def _columns() -> int:
@@ -574,8 +591,16 @@ def main() -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(_Shown())
     logging.getLogger().addHandler(handler)
-    _Program(
-        name="kernel-matrix",
-        version=metadata.version("kernel-matrix"),
-        namespace=namespace if project.is_checkout() else _installed,
-    ).run()
+    try:
+        _Program(
+            name="kernel-matrix",
+            version=metadata.version("kernel-matrix"),
+            namespace=namespace if project.is_checkout() else _installed,
+        ).run()
+    except SystemExit as end:
+        if process.stopping():
+            # A thread that waits for something would be waited for.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        raise

@@ -26,7 +26,7 @@ import docker.errors
 import requests
 from docker.models.images import Image as DockerImage
 
-from harness import baseroot, container
+from harness import baseroot, container, process
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.errors import HarnessError
@@ -66,6 +66,7 @@ COPY vmlinuz {container.VMLINUZ}
 LABEL {RECIPE_LABEL}="{{recipe}}" {KERNEL_LABEL}="{{kernel}}"
 LABEL {NAME_LABEL}="{{name}}" {RELEASE_LABEL}="{{release}}"
 """
+_CHUNK_BYTES = 1 << 20
 _ENGINE_TIMEOUT_S = 600  # an import of the base on a slow disk
 
 
@@ -215,8 +216,9 @@ def _ensure_base(
         repository, _, version = tag.partition(":")
         with _written(lambda stream: root_archive(root.directory, stream)) as stream:
             client.api.import_image_from_data(
-                stream, repository=repository, tag=version, changes=[f"LABEL {RECIPE_LABEL}=base"]
-            )
+                _until_told(stream), repository=repository, tag=version,
+                changes=[f"LABEL {RECIPE_LABEL}=base"],
+            )  # fmt: skip
 
 
 def _build(
@@ -238,10 +240,18 @@ def _build(
             fileobj=context, custom_context=True, tag=tag, rm=True, forcerm=True, pull=False,
             network_mode="none", decode=True,
         ):  # fmt: skip
+            process.raise_if_stopping()  # the engine gives up what nobody waits for
             said.append(str(step.get("stream", "")))
             if "error" in step:
                 tail = "".join(said).strip()[-600:]
                 raise HarnessError(f"cannot build '{tag}': {step['error']}: {tail}")
+
+
+def _until_told(stream: IO[bytes]) -> Iterator[bytes]:
+    """What the stream has; told to end, we break off, and the engine keeps nothing of it."""
+    while chunk := stream.read(_CHUNK_BYTES):
+        process.raise_if_stopping()
+        yield chunk
 
 
 @contextlib.contextmanager

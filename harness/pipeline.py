@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import platform
@@ -10,8 +11,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -97,7 +98,7 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
         for arch in archs
     }  # fmt: skip
     # The audit follows every path of every program in Python: it does so beside the guests.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit") as aside:
+    with _aside() as aside:
         audited = {arch: aside.submit(_audited, one) for arch, one in built.items()}
         gathered, relocations = _gathered(request, benches)
         cells = _all_cells(request, benches, gathered, kept)
@@ -110,12 +111,32 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
         subject=replace(_subject_facts(built), select=request.select, sources=request.sources),
         checks=(
             _together({arch: one.compile for arch, one in built.items()}),
-            _together({arch: one.result() for arch, one in audited.items()}),
+            _together({arch: _come(one) for arch, one in audited.items()}),
         ),
         cells=tuple(cells),
         relocations=relocations,
     )
     return quarantine.applied(found, first_built.subject.manifest.quarantine, began.date())
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[ThreadPoolExecutor]:
+    """A thread beside the guests; an interrupt does not wait for what it does."""
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=not process.stopping(), cancel_futures=process.stopping())
+
+
+def _come(audited: Future[CheckResult]) -> CheckResult:
+    """An audit's answer; an interrupt does not wait for it."""
+    if process.stopping() and (audited.cancelled() or not audited.done()):
+        return CheckResult(
+            check=coreaccess.NAME, verdict=Verdict.UNKNOWN, cause=Cause.INFRA,
+            summary="interrupted before it was answered", remedy="run it again",
+        )  # fmt: skip
+    return audited.result()
 
 
 def _archs(request: Request) -> list[Arch]:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Final
 
@@ -115,7 +115,13 @@ def resolve_many(
         if workers > 1:
             with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
                 size = -(-len(files) // (2 * workers))
-                columns = _spread(pool, objects, files, cache_dir, chosen, size)
+                try:
+                    columns = _spread(pool, objects, files, cache_dir, chosen, size)
+                except KeyboardInterrupt:  # what is under way would be waited for
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for worker in active_children():
+                        worker.terminate()
+                    raise
         else:
             columns = _work(list(objects), files, cache_dir, chosen)
     return ResolveReport(

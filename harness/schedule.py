@@ -15,7 +15,7 @@ from harness.results import Cause, Cell, Verdict
 from harness.sitting import trouble_of
 
 _T = TypeVar("_T")
-_PATIENCE_S = 20.0  # for guests to end after an interrupt; an engine may hang, a person does not wait
+_PATIENCE_S = 20.0  # for guests to end after an interrupt: an engine may hang
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -267,8 +267,9 @@ def _unpacked(index: Path) -> Iterator[IO[bytes]]:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stream:
         try:
-            argv = [APT_HELPER, "cat-file", index]
-            with process.held(argv, stdout=writing, env=_ENV, spared=False):
+            with process.held(
+                [APT_HELPER, "cat-file", index], stdout=writing, env=_ENV, spared=False
+            ):
                 os.close(writing)
                 writing = -1
                 yield stream
