@@ -9,7 +9,6 @@ output, so bulk is compressed in the guest before it travels.
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import json
 import secrets
@@ -326,5 +325,5 @@ def _decoded(data: object) -> bytes:
         raise GuestLostError(f"the agent's output is no text: {data!r:.80}")
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or characters that are not ASCII
         raise GuestLostError(f"the agent's output is no base64: {error}") from error
