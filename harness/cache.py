@@ -76,6 +76,36 @@ class Cache:
         with self.locked(f"{kind}-{key}"):
             _remove(self.root / kind / key)
 
+    def remove_partial(self) -> int:
+        """Remove what killed fillers left half-made, theirs alone; how many entries and files."""
+        removed = 0
+        for path in [*self.root.glob("*/.*.partial"), *self.root.glob("*/.*.old")]:
+            key = path.name[1:].rpartition(".")[0]
+            with self._if_free(f"{path.parent.name}-{key}") as free:
+                if free:
+                    _remove(path)
+                    removed += 1
+        for root in self.root.glob("apt/*"):
+            with self._if_free(f"apt-{root.name}") as free:
+                for path in [*root.glob("*/partial/*"), *root.glob("*/*/partial/*")] if free else []:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    @contextlib.contextmanager
+    def _if_free(self, name: str) -> Iterator[bool]:
+        """Hold that lock if nobody does; whether."""
+        lock = filelock.FileLock(self.directory("locks") / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except (filelock.Timeout, OSError):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
     def directory(self, *names: str) -> Path:
         """A plain directory of the cache that its user keeps in order itself, under a lock."""
         path = self.root.joinpath(*names)

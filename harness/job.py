@@ -27,6 +27,7 @@ from harness import (
     quarantine,
     reporting,
     results,
+    rundir,
     supply,
 )
 from harness import (
@@ -244,7 +245,10 @@ def _left_out(wanted: Request) -> list[str]:
 @contextlib.contextmanager
 def kept(wanted: Request, *, resume: bool) -> Iterator[journal.Journal]:
     """The run's journal; an interrupt before there are results says how to go on."""
-    with journal.opened(wanted.report_dir, wanted.words, resume=resume) as opened:
+    with (
+        rundir.scratch(),
+        journal.opened(wanted.report_dir, wanted.words, resume=resume) as opened,
+    ):
         try:
             yield opened
         except KeyboardInterrupt:

@@ -208,7 +208,7 @@ def unfinished(reports: Path) -> list[Path]:
     """Directories below `reports` whose run came to no end and is not under way."""
     found: list[Path] = []
     for path in sorted(reports.glob(f"*/{FILE}")):
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(HarnessError):
             if not path.parent.is_symlink() and not _head(path.parent).finished:
                 with _alone(path.parent):
                     found.append(path.parent)

@@ -26,6 +26,7 @@ from harness import (
     closure,
     coreaccess,
     inputs,
+    journal,
     kernel_container,
     prediction,
     process,
@@ -80,7 +81,7 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
     """
     started = time.monotonic()
     began = datetime.datetime.now(datetime.UTC)
-    _remove_leftovers(cache, emit)
+    _remove_leftovers(request, cache, emit)
     backend = choose_backend(request.backend, emit)
     say = _noting(emit)
     archs = _archs(request)
@@ -329,16 +330,15 @@ def choose_backend(asked: str, emit: Listener) -> str:
     return "local"
 
 
-def _remove_leftovers(cache: Cache, emit: Listener) -> None:
+def _remove_leftovers(request: Request, cache: Cache, emit: Listener) -> None:
     """What a harness that was killed with SIGKILL left behind."""
-    gone = rundir.remove_orphans(cache)
+    left = rundir.remove_left(cache)
+    files = sum(map(results.remove_partial, journal.unfinished(request.report_dir.parent)))
+    left = replace(left, files=left.files + files)
     containers = kernel_container.remove_orphans()
-    if gone or containers:
-        emit(
-            Note(
-                text=f"removed what a killed run left: {gone} directories, {len(containers)} containers"
-            )
-        )
+    said = [left.text, f"{len(containers)} containers" if containers else ""]
+    if any(said):
+        emit(Note(text=f"removed what a killed run left: {', '.join(filter(None, said))}"))
 
 
 def _noting(emit: Listener) -> Callable[[str], None]:

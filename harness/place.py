@@ -156,7 +156,10 @@ def _start_time(pid: int) -> str:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]  # proc(5): field 22, starttime in clock ticks
+    fields = stat.rpartition(")")[2].split()  # proc(5): from field 3, the state, on
+    if fields[0] in "ZX":  # it has ended, and nobody waits for it
+        return ""
+    return fields[19]  # field 22, starttime in clock ticks
 
 
 def _ending(status: int, errors: Path) -> str:

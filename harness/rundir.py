@@ -1,35 +1,177 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory for one guest's socket, initrd and console, that never outlives its harness for long."""
+"""What a harness leaves on this machine while it runs, and what a killed one left: found, removed.
+
+A directory for each guest, one for everybody's temporary files, processes. All name their owner
+("pid:start time") and directories are held by flock(2) as well, so that only what belongs to a dead
+harness is taken, be it of another PID namespace that shares the cache.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import place
 from harness.cache import Cache
 
+OWNER_VARIABLE = "KERNEL_MATRIX_OWNER"  # in the environment of all that a run starts
+_SCRATCH = "kernel-matrix-"  # the beginning of a name in the machine's directory for such files
+_INDEXES = "btf-index"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """How much a killed harness had left."""
+
+    processes: int = 0
+    directories: int = 0
+    files: int = 0
+
+    @property
+    def text(self) -> str:
+        """ "1 process, 2 directories"; "" for nothing."""
+        parts = (
+            (self.processes, "process", "processes"), (self.directories, "directory", "directories"),
+            (self.files, "file", "files"),
+        )  # fmt: skip
+        return ", ".join(f"{n} {one if n == 1 else more}" for n, one, more in parts if n)
+
 
 @contextlib.contextmanager
 def run_directory(cache: Cache) -> Iterator[Path]:
     """A directory of our own for one guest's socket, initrd and console; gone afterwards."""
-    base = cache.directory("run")
-    path = Path(tempfile.mkdtemp(prefix=f"{place.owner().replace(':', '-')}-", dir=base))
-    try:
+    with _own(cache.directory("run"), "") as path:
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for all temporary files of ours and of what we start; gone afterwards.
+
+    Whatever is started meanwhile carries our name.
+    """
+    before, variables = tempfile.tempdir, ("TMPDIR", OWNER_VARIABLE)
+    environment = {name: os.environ.get(name) for name in variables}
+    with _own(Path(tempfile.gettempdir()), _SCRATCH) as path:
+        tempfile.tempdir = str(path)
+        os.environ |= {"TMPDIR": str(path), OWNER_VARIABLE: _mark()}
+        try:
+            yield path
+        finally:
+            tempfile.tempdir = before
+            for name, value in environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def remove_left(cache: Cache) -> Left:
+    """Remove everything on this machine whose harness is dead."""
+    processes = _kill_orphans()
+    directories = remove_orphans(cache) + _remove_dead(Path(tempfile.gettempdir()), _SCRATCH)
+    files = cache.remove_partial() + _remove_filling(cache.root / _INDEXES)
+    return Left(processes=processes, directories=directories, files=files)
 
 
 def remove_orphans(cache: Cache) -> int:
     """Remove run directories whose harness is dead; how many."""
+    return _remove_dead(cache.directory("run"), "")
+
+
+@contextlib.contextmanager
+def _own(base: Path, prefix: str) -> Iterator[Path]:
+    name = f"{prefix}{place.owner().replace(':', '-')}-"
+    path = Path(tempfile.mkdtemp(prefix=name, dir=base))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_dead(base: Path, prefix: str) -> int:
     removed = 0
-    for path in cache.directory("run").iterdir():
-        pid, _, rest = path.name.partition("-")
-        if not place.alive(f"{pid}:{rest.partition('-')[0]}"):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in base.glob(f"{prefix}*"):
+        pid, _, rest = path.name.removeprefix(prefix).partition("-")
+        started = rest.partition("-")[0]
+        if prefix and not (pid.isdigit() and started.isdigit()):
+            continue  # in a directory for everybody, none of ours
+        if place.alive(f"{pid}:{started}") or not _free(path):
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        removed += not path.exists()
+    return removed
+
+
+def _free(path: Path) -> bool:
+    """Whether nobody holds it, and it is of our user."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(descriptor).st_uid == os.geteuid()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _remove_filling(directory: Path) -> int:
+    """Indexes that were being written: a live writer holds its file open and needs milliseconds."""
+    removed = 0
+    for path in directory.rglob(".filling-*"):
+        pid = path.name.removeprefix(".filling-").partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+def _mark() -> str:
+    return f"{place.owner()}@{_namespace()}"
+
+
+def _namespace() -> str:
+    """Of PIDs: in another one the same number is somebody else."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _kill_orphans() -> int:
+    """Kill what a dead harness had started: its own children's children outlive it."""
+    killed = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                killed += _kill_orphan(int(entry.name))
+    return killed
+
+
+def _kill_orphan(pid: int) -> bool:
+    # Held while we look, the number cannot become another process's before the signal.
+    descriptor = os.pidfd_open(pid)
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        prefix = f"{OWNER_VARIABLE}=".encode()
+        mark = next((v.removeprefix(prefix) for v in variables if v.startswith(prefix)), b"")
+        owner, _, namespace = mark.decode(errors="replace").partition("@")
+        if not owner or namespace != _namespace() or place.alive(owner):
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        return True
+    finally:
+        os.close(descriptor)

@@ -172,7 +172,7 @@ def _read(place: Path) -> tuple[array[int], NameIndex] | None:
 def _write(place: Path, data: bytes) -> None:
     """Write aside, then rename."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".filling-")
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".filling-{os.getpid()}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
