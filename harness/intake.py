@@ -15,8 +15,8 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from harness.errors import HarnessError
 
@@ -50,7 +50,9 @@ class NoFileError(HarnessError):
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, most_bytes: int, least_bytes: int = 0) -> Iterator[tuple[IO[bytes], int]]:
+def opened(
+    path: Path, *, most_bytes: int, least_bytes: int = 0
+) -> Iterator[tuple[BufferedReader, int]]:
     """The regular file at `path` (a link is followed), and its size. NoFileError for others."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

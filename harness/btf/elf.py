@@ -7,6 +7,7 @@ more than its own size.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +18,7 @@ from elftools.common.exceptions import DWARFError, ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from harness import intake
+from harness import elfsection, intake
 from harness.btf.blob import ByteOrder
 from harness.btf.errors import BtfError
 
@@ -40,7 +41,8 @@ EM_BPF: Final = 247
 ELF_MAGIC: Final = b"\x7fELF"
 # The largest objects of projects that ship BPF have 5 MB, a vmlinux with DWARF 1 GB.
 MOST_OBJECT_BYTES: Final = 32 << 20
-MOST_TYPES_BYTES: Final = 2 << 30
+MOST_TYPES_BYTES: Final = 64 << 20  # of BTF; a vmlinux's has 3-10 MB
+MOST_VMLINUX_BYTES: Final = 4 << 30
 _MAX_SECTIONS: Final = 65_536
 
 # Whatever pyelftools lets through when headers lie; it has no single base class for them.
@@ -220,7 +222,19 @@ class Elf:
 
 def read_btf_bytes(path: Path) -> bytes:
     """The raw BTF in a file: the file itself, or the `.BTF` section of an ELF file."""
-    return btf_bytes(read_file(path, most_bytes=MOST_TYPES_BYTES), str(path))
+    try:
+        with intake.opened(path, most_bytes=MOST_VMLINUX_BYTES) as (file, size):
+            head = file.read(len(ELF_MAGIC))
+            if head != ELF_MAGIC:
+                return read_file(path, most_bytes=MOST_TYPES_BYTES)
+            if size < 1 << 20:
+                return btf_bytes(head + file.read(), str(path))
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return btf_bytes(data, str(path))
+    except intake.NoFileError as error:
+        raise BtfError(f"cannot be read: {error.why}", source=str(path), hint=error.hint) from error
+    except OSError as error:
+        raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
 
 
 def read_file(path: Path, *, most_bytes: int) -> bytes:
@@ -231,19 +245,27 @@ def read_file(path: Path, *, most_bytes: int) -> bytes:
         raise BtfError(f"cannot be read: {error.why}", source=str(path), hint=error.hint) from error
 
 
-def btf_bytes(data: bytes, source: str) -> bytes:
+def btf_bytes(data: elfsection.Buffer, source: str) -> bytes:
     """The raw BTF in a file's contents."""
-    if not data.startswith(ELF_MAGIC):
-        return data
-    section = Elf.parse(data, source).section(".BTF")
-    if section is None:
+    if data[:4] != ELF_MAGIC:
+        return data[:]
+    try:
+        found = elfsection.find(data, ".BTF").section
+    except (ValueError, struct.error) as error:
+        raise BtfError(
+            f"not a readable ELF file: {error}", field="ELF header", source=source
+        ) from error
+    if found is None:
         raise BtfError(
             "has no .BTF section",
             field=".BTF",
             source=source,
             hint="compile with -g, or make BTF from DWARF with pahole -J",
         )
-    return section.data
+    offset, size = found
+    if size > MOST_TYPES_BYTES:
+        raise BtfError(f"has {size} bytes of BTF", field=".BTF", source=source)
+    return data[offset : offset + size]
 
 
 def _number(value: object) -> int:

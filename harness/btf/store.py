@@ -21,9 +21,10 @@ from zlib import crc32
 
 from filelock import FileLock
 
+from harness import intake
 from harness.btf.blob import Header
 from harness.btf.btf import Btf
-from harness.btf.elf import MOST_TYPES_BYTES, btf_bytes, read_file
+from harness.btf.elf import MOST_VMLINUX_BYTES, read_btf_bytes
 from harness.btf.errors import BtfError
 from harness.btf.index import NameIndex
 
@@ -44,8 +45,8 @@ class IndexStore:
 
     def open(self, path: Path) -> Btf:
         """The BTF in a file (raw or ELF), with its index from the store or put there."""
-        data = read_file(path, most_bytes=MOST_TYPES_BYTES)
-        return self.wrap(btf_bytes(data, str(path)), str(path), self._digest(path, data))
+        data = read_btf_bytes(path)
+        return self.wrap(data, str(path), self._digest(path, data))
 
     def wrap(self, data: bytes, source: str, digest: str = "") -> Btf:
         """As `open`, for raw BTF in memory; `digest` is its sha256 if known."""
@@ -79,12 +80,15 @@ class IndexStore:
         """sha256 of a file's contents, remembered while the file is not touched."""
         try:
             if path not in self._digests:
-                self._digests[path] = self._digest(path, None)
+                self._digests[path] = self._digest(path, b"")
             return self._digests[path]
+        except intake.NoFileError as error:
+            raise BtfError(f"cannot be read: {error.why}", source=str(path)) from error
         except OSError as error:
             raise BtfError(f"cannot be read: {error.strerror}", source=str(path)) from error
 
-    def _digest(self, path: Path, data: bytes | None) -> str:
+    def _digest(self, path: Path, data: bytes) -> str:
+        """data: what was read of the file, hashed where that is all of it."""
         note = self._note(path)
         try:
             known = note.read_text()
@@ -92,9 +96,11 @@ class IndexStore:
                 return known
         except (OSError, ValueError):
             pass
-        digest = hashlib.sha256(
-            read_file(path, most_bytes=MOST_TYPES_BYTES) if data is None else data
-        ).hexdigest()
+        with intake.opened(path, most_bytes=MOST_VMLINUX_BYTES) as (file, size):
+            whole = len(data) == size
+            digest = (
+                hashlib.sha256(data) if whole else hashlib.file_digest(file, "sha256")
+            ).hexdigest()
         try:
             _write(note, digest.encode())
         except OSError as error:

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from harness import intake
 from harness.cache import Cache, sha256_of
 from harness.errors import UsageError
 from harness.supply import bundle
 from harness.supply.files import BTF, CONFIG, SYSTEM_MAP, VMLINUZ, KernelFiles
-from harness.vmlinuz import NotAKernelError, read_btf
+from harness.vmlinuz import MAX_FILE_BYTES, NotAKernelError, read_btf
 
 # In order of preference; a build tree keeps the image deeper down.
 _IMAGES = (
@@ -29,13 +31,20 @@ def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
         raise UsageError(f"'{path}' is no directory", hint="--kernel-dir wants a directory")
     image = _image_in(path)
     try:
-        sha256 = sha256_of(image)
+        with intake.opened(image, most_bytes=MAX_FILE_BYTES) as (file, _):
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except intake.NoFileError as error:
+        raise UsageError(error.message, hint=error.hint) from error
     except OSError as error:
         raise UsageError(f"cannot read '{image}': {error.strerror}") from error
 
     def fill(directory: Path) -> None:
         # Named by its hash, so that a rebuilt kernel cannot meet an older one's BTF.
-        shutil.copyfile(image, directory / VMLINUZ)
+        with (
+            intake.opened(image, most_bytes=MAX_FILE_BYTES) as (source, _),
+            (directory / VMLINUZ).open("xb") as copy,
+        ):
+            shutil.copyfileobj(source, copy, 1 << 20)
         bundle.describe(directory)
 
     try:

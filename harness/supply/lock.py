@@ -22,6 +22,7 @@ _SUITE = re.compile(r"[a-z][a-z0-9./-]*")
 _POOL_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._+~/-]*\.deb")
 _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._:/-]*@sha256:[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9]{1,3}\.[0-9]{1,4}-[a-z][a-z0-9-]{0,60}")  # "6.1-oldest-arm64"
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_-]*")
 
 
@@ -155,7 +156,7 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 def _kernel(table: Table) -> LockedKernel:
     kernel = LockedKernel(
-        name=table.text("name", pattern=_TOKEN),
+        name=table.text("name", pattern=_NAME),
         version=table.text("version", pattern=_TOKEN),
         release=table.text("release", pattern=_TOKEN),
         seen=table.text("seen", pattern=_TIMESTAMP),

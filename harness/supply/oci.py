@@ -19,6 +19,7 @@ from typing import IO
 
 import zstandard
 
+from harness import intake
 from harness.cache import Cache
 from harness.errors import HarnessError, UnavailableError
 from harness.supply import bundle
@@ -30,6 +31,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ENGINE_TIMEOUT_S = 60
 _MAX_JSON_BYTES = 4 << 20
 _MAX_SPOOL_BYTES = 4 << 30
+_MAX_LAYERS = 1000  # overlayfs takes 500
 _failures: dict[str, str] = {}  # image -> why this process could not have it
 _failed = threading.Lock()
 _PLATFORM_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
@@ -44,7 +46,10 @@ def obtain(
 
     Also returns the reference by digest that a lock can hold, "" for a directory.
     """
-    layout = Path(image).expanduser()
+    try:
+        layout = Path(image).expanduser()
+    except RuntimeError as error:  # "~nobody"
+        raise UnavailableError(f"image '{image}': {error}") from error
     if (layout / "oci-layout").is_file():
         found, pinned = _from_layout(name, layout, arch, cache, on_progress), ""
     else:
@@ -114,8 +119,10 @@ def _from_layout(
 ) -> KernelFiles:
     try:
         digest, layers = _layers(layout, arch)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnavailableError(f"'{layout}' is no readable OCI layout: {error}") from error
+    except intake.NoFileError as error:
+        raise UnavailableError(f"'{layout}' is no readable OCI layout: {error.message}") from error
 
     def fill(directory: Path) -> None:
         on_progress(f"reading {layout}")
@@ -123,8 +130,7 @@ def _from_layout(
         for blob in reversed(layers):
             if (directory / VMLINUZ).exists():
                 break
-            _verify(layout, blob)
-            with _layer(layout / "blobs" / "sha256" / blob) as stream:
+            with _layer(layout, blob) as stream:
                 _extract(stream, directory, str(layout), "")
         _described(directory, str(layout))
 
@@ -144,12 +150,13 @@ def _layers(layout: Path, arch: str) -> tuple[str, list[str]]:
             manifests[0],
         )
         digest = _hex(chosen["digest"])
-        _verify(layout, digest)
-        index = _json(layout / "blobs" / "sha256" / digest)
+        index = _json(layout / "blobs" / "sha256" / digest, digest)
         if "layers" in index:
             layers = index["layers"]
             if not isinstance(layers, list):
                 raise ValueError("its layers are no list")
+            if len(layers) > _MAX_LAYERS:
+                raise ValueError(f"it has {len(layers)} layers")
             return digest, [_hex(layer["digest"]) for layer in layers]
     raise ValueError("its indexes are nested too deeply")
 
@@ -159,9 +166,12 @@ def _platform(entry: dict[str, object]) -> str:
     return str(platform.get("architecture", "")) if isinstance(platform, dict) else ""
 
 
-def _json(path: Path) -> dict[str, object]:
-    with path.open("rb") as file:
-        value = json.loads(file.read(_MAX_JSON_BYTES))
+def _json(path: Path, digest: str = "") -> dict[str, object]:
+    """A JSON object, checked against its digest where that is known."""
+    content = intake.content(path, most_bytes=_MAX_JSON_BYTES)
+    if digest and hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"'{path}' is damaged: its sha256 is another")
+    value = json.loads(content)
     if not isinstance(value, dict):
         raise ValueError(f"'{path.name}' is no JSON object")
     return value
@@ -173,18 +183,19 @@ def _hex(digest: object) -> str:
     return digest.removeprefix("sha256:")
 
 
-def _verify(layout: Path, digest: str) -> None:
-    path = layout / "blobs" / "sha256" / digest
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
-        raise UnavailableError(f"'{path}' is damaged: its sha256 is {found}")
-
-
 @contextlib.contextmanager
-def _layer(blob: Path) -> Iterator[IO[bytes]]:
-    """A layer's tar stream, decompressed by its magic."""
-    with blob.open("rb") as file:
+def _layer(layout: Path, digest: str) -> Iterator[IO[bytes]]:
+    """A layer's tar stream, decompressed by its magic; its bytes are those of the digest."""
+    path = layout / "blobs" / "sha256" / digest
+    with contextlib.ExitStack() as stack:
+        try:
+            file, _ = stack.enter_context(intake.opened(path, most_bytes=_MAX_SPOOL_BYTES))
+        except intake.NoFileError as error:
+            raise UnavailableError(f"a layer of '{layout}': {error.message}") from error
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise UnavailableError(f"'{path}' is damaged: its sha256 is {found}")
+        file.seek(0)
         head = file.read(4)
         file.seek(0)
         if head.startswith(b"\x1f\x8b"):
