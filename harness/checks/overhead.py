@@ -44,17 +44,15 @@ is safe to 1.6e-5 (`yardstick`).
 
 from __future__ import annotations
 
-import math
 import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from harness.checks import observer, yardstick
 from harness.checks.context import OBJCHECK, Check, Context, Need, Where
 from harness.checks.observer import Events, Observed
+from harness.checks.slices import LEGS, PAIRS, Slice, Told, throughput_ratio, told
 from harness.checks.yardstick import SAMPLES, Interval, Unit
 from harness.errors import HarnessError
 from harness.results import Cause, CheckResult, Evidence, Figure, Verdict
@@ -63,10 +61,7 @@ _CALLS = 1000  # of a block of the yardstick
 _SLICE_S = 0.04
 _OTHER_SLICES = 3  # of UDP that is not DNS
 _OTHER_COUNT = 400
-_LEGS = 4  # floods of each kind on each side of a change between with and without
 _LEG_COUNT = {True: 400, False: 5000}  # counted or timed
-_PAIRS = 2 * _LEGS
-_STUDENT = 2.365  # two-sided 95 %, _PAIRS - 1 = 7 degrees of freedom
 _REACHED = 0.5  # of the offered load
 _SLOW_PER_NS = 1.0  # instructions: 2.5 GHz at 0.4 a cycle
 _TIMEOUT_S = 120.0
@@ -114,34 +109,6 @@ legs "$1" $2 $3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slice:
-    """A flood, and what the subject's programs did meanwhile."""
-
-    attempts: int  # datagrams
-    duration_s: float
-    runs: int = 0
-    run_time: int = 0  # ns, or instructions
-
-    @property
-    def per_s(self) -> float:
-        return self.attempts / self.duration_s
-
-    def body(self, clock: float) -> float:
-        """Of the programs, for one datagram."""
-        return max(0.0, self.run_time - self.runs * clock) / self.attempts
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
-    """What one script told: floods without statistics by kind, and slices by kind."""
-
-    legs: tuple[Slice, ...]  # at port 53
-    other_legs: tuple[Slice, ...]  # at another
-    load: tuple[Slice, ...] = ()
-    other: tuple[Slice, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
     """Everything that decides."""
 
@@ -161,15 +128,6 @@ class Terms:
     cpus: int
     counted: bool  # instructions, under emulation; else ns
     machine: str  # uname -m
-
-
-class _Step(msgspec.Struct, frozen=True):
-    what: str
-
-
-class _Flood(msgspec.Struct, frozen=True):
-    attempts: int
-    duration_us: int
 
 
 def _ask(context: Context) -> CheckResult:
@@ -242,7 +200,7 @@ def _run(context: Context, argv: Sequence[str]) -> str:
 
 
 def _without(context: Context) -> Told:
-    words = [context.driver, str(_LEGS), str(_LEG_COUNT[context.counted])]
+    words = [context.driver, str(LEGS), str(_LEG_COUNT[context.counted])]
     return told(_run(context, ["/bin/sh", "-c", _WITHOUT, "overhead", *words]), frozenset())
 
 
@@ -250,52 +208,12 @@ def _observed(context: Context, terms: Terms, name: str) -> Observed:
     rate = terms.offered_per_s
     load = ["--rate", str(rate), "--count", str(max(1, round(rate * _SLICE_S)))]
     words = [
-        context.driver, str(_LEGS), str(_LEG_COUNT[terms.counted]), str(SAMPLES), shlex.join(load),
+        context.driver, str(LEGS), str(_LEG_COUNT[terms.counted]), str(SAMPLES), shlex.join(load),
         str(_OTHER_SLICES), str(_OTHER_COUNT),
     ]  # fmt: skip
     return observer.observe(
         context, ["/bin/sh", "-c", _WITH, "overhead", *words], name=name,
         settings={}, events=Events.NONE, timeout_s=_TIMEOUT_S,
-    )  # fmt: skip
-
-
-def told(text: str, base: frozenset[int]) -> Told:
-    """What a script wrote; programs of `base` were there before the subject."""
-    found: dict[str, list[Slice]] = {}
-    what, before = "", (0, 0)
-    flood: _Flood | None = None
-    totals = (0, 0)
-    for kind, line in yardstick.lines_of(text):
-        match kind:
-            case "step":
-                what, totals = yardstick.decoded(line, _Step).what, (0, 0)
-            case "flood":
-                flood = yardstick.decoded(line, _Flood)
-                if not flood.attempts or not flood.duration_us:
-                    raise HarnessError("the driver's flood sent nothing")
-                if what.startswith("leg"):
-                    found.setdefault(what, []).append(_slice(flood, (0, 0)))
-            case "run":
-                run = yardstick.decoded(line, yardstick.Run)
-                if run.id not in base:
-                    totals = (totals[0] + run.run_cnt, totals[1] + run.run_time_ns)
-            case "end":
-                if flood is not None and what != "start":
-                    gone = (totals[0] - before[0], totals[1] - before[1])
-                    found.setdefault(what, []).append(_slice(flood, gone))
-                before = totals
-            case _:
-                raise HarnessError(f"not an answer of this check's: '{line.decode()[:80]}'")
-    return Told(
-        legs=tuple(found.get("leg", ())), other_legs=tuple(found.get("leg--non-dns", ())),
-        load=tuple(found.get("load", ())), other=tuple(found.get("other", ())),
-    )  # fmt: skip
-
-
-def _slice(flood: _Flood, gone: tuple[int, int]) -> Slice:
-    return Slice(
-        attempts=flood.attempts, duration_s=flood.duration_us / 1e6, runs=gone[0],
-        run_time=gone[1],
     )  # fmt: skip
 
 
@@ -310,19 +228,6 @@ def gathered(unit: Unit, without: Sequence[Told], within: Told) -> Measured:
             [one for part in without for one in part.other_legs], within.other_legs
         ),
     )
-
-
-def throughput_ratio(without: Sequence[Slice], within: Sequence[Slice]) -> Interval:
-    """Geometric mean of `within` over `without`, pair by pair, with its 95 % t-interval."""
-    if len(without) != len(within) or len(without) != _PAIRS:
-        raise HarnessError(
-            f"{len(without)} floods without the subject, {len(within)} with it: not {_PAIRS} pairs"
-        )
-    logs = [
-        math.log(b.per_s / a.per_s) for a, b in zip(without, within, strict=True)
-    ]  # fmt: skip
-    mean, half = statistics.mean(logs), _STUDENT * statistics.stdev(logs) / math.sqrt(_PAIRS)
-    return Interval(low=math.exp(mean - half), mid=math.exp(mean), high=math.exp(mean + half))
 
 
 def share_of(measured: Measured, terms: Terms) -> Interval:
@@ -467,7 +372,7 @@ def _account(measured: Measured, terms: Terms) -> str:
         f"with the trap: {units.low:.1f} to {units.high:.1f} empty kprobes",
         f"reached: {_reached(measured):,.0f} a second",
         f"throughput of a flood with the subject, over without: DNS {_ratio(measured.ratio)}, "
-        f"other UDP {_ratio(measured.other_ratio)} ({_PAIRS} pairs, ABBA, t-interval of the "
+        f"other UDP {_ratio(measured.other_ratio)} ({PAIRS} pairs, ABBA, t-interval of the "
         "logarithms, 95 %)",
     ]
     if terms.counted:

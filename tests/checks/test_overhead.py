@@ -16,9 +16,10 @@ import pytest
 from harness import build, paths, subject
 from harness.build import Built
 from harness.cache import Cache
-from harness.checks import overhead, yardstick
+from harness.checks import overhead, slices, yardstick
 from harness.checks.context import Context
-from harness.checks.overhead import Measured, Slice, Terms, Told
+from harness.checks.overhead import Measured, Terms
+from harness.checks.slices import Slice, Told
 from harness.checks.yardstick import SAMPLES, Interval, Unit
 from harness.errors import HarnessError
 from harness.guest import CommandResult
@@ -156,7 +157,7 @@ def test_slices_hold_what_was_added_between_two_readings() -> None:
         + _step("leg") + _flood(7)
     )  # fmt: skip
 
-    found = overhead.told(text, frozenset({2}))
+    found = slices.told(text, frozenset({2}))
 
     def one(attempts: int, runs: int = 0, ns: int = 0) -> Slice:
         return Slice(attempts=attempts, duration_s=0.1, runs=runs, run_time=ns)
@@ -179,7 +180,7 @@ def test_slices_hold_what_was_added_between_two_readings() -> None:
 def test_driver_that_says_something_else_raises(text: str, message: str) -> None:
     """A subject's driver that is not as bpf/README.md says is told so."""
     with pytest.raises(HarnessError, match=message):
-        overhead.told(text, frozenset())
+        slices.told(text, frozenset())
 
 
 def test_throughput_ratio_is_the_geometric_mean_with_its_interval() -> None:
@@ -188,7 +189,7 @@ def test_throughput_ratio_is_the_geometric_mean_with_its_interval() -> None:
     fast = [Slice(attempts=1000, duration_s=0.1)] * 8
     spread = [replace(one, duration_s=0.1 if i % 2 else 0.4) for i, one in enumerate(slow)]
 
-    even, wide = overhead.throughput_ratio(fast, slow), overhead.throughput_ratio(fast, spread)
+    even, wide = slices.throughput_ratio(fast, slow), slices.throughput_ratio(fast, spread)
 
     assert (even.low, even.mid, even.high) == pytest.approx((0.5, 0.5, 0.5))
     # logarithms ±ln 2 about -ln 2, standard deviation ln 2 × √(8/7), t 2.365, √8 pairs
@@ -201,7 +202,7 @@ def test_flood_without_its_pair_is_refused() -> None:
     """A leg that is missing may not make the others' pairs slide."""
     legs = [Slice(attempts=1, duration_s=1.0)] * 8
     with pytest.raises(HarnessError, match="7 floods without"):
-        overhead.throughput_ratio(legs[:7], legs)
+        slices.throughput_ratio(legs[:7], legs)
 
 
 # ---- verdicts ----
