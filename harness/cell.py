@@ -64,21 +64,23 @@ class _Tried(NamedTuple):
     earlier: tuple[str, ...]
 
 
-def without_files(item: Prepared) -> Cell:
-    """The cell of a kernel that could not be had."""
-    lacking = HarnessError(f"no files of '{item.name}'")
-    trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, lacking)
-    return Cell(kernel=item.facts, boot=None, checks=(trouble,))
+def ready(bench: Bench, item: Prepared) -> KernelFiles | Cell:
+    """The kernel's files, or the cell where no guest could tell anything."""
+    if item.trouble is not None or item.files is None:
+        lacking = HarnessError(f"no files of '{item.name}'")
+        trouble = item.trouble or trouble_of(Verdict.UNKNOWN, Cause.INFRA, lacking)
+        return Cell(kernel=item.facts, boot=None, checks=(trouble,))
+    if bench.misfit is not None:
+        trouble = trouble_of(Verdict.UNSUPPORTED, Cause.COMPILE, bench.misfit)
+        return Cell(kernel=item.facts, boot=None, checks=(trouble,))
+    return item.files
 
 
 def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     """One kernel's cell; whatever goes wrong in it is a verdict."""
-    if item.trouble is not None or item.files is None:
-        return without_files(item)
-    if bench.misfit is not None:
-        trouble = trouble_of(Verdict.UNSUPPORTED, Cause.COMPILE, bench.misfit)
-        return Cell(kernel=item.facts, boot=None, checks=(trouble,))
-    files = item.files
+    files = ready(bench, item)
+    if isinstance(files, Cell):
+        return files
     started = time.monotonic()
     asked = bench.request.checks
     ordinary = [check for check in asked if check.where is Where.ORDINARY]

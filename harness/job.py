@@ -18,6 +18,7 @@ from harness import (
     catalogue,
     checks,
     compare,
+    executors,
     gate,
     history,
     inventory,
@@ -94,6 +95,7 @@ def request(
     commands: CommandWords | None = None,
     strict: bool = False,
     resume: str = "",
+    executor: str = "",
 ) -> Request:
     """Everything a run needs, checked before anything is built or fetched.
 
@@ -112,6 +114,7 @@ def request(
             raise UsageError("--resume names the directory of the report", hint="leave --out away")
         words = words.over(journal.recorded(Path(resume)))
     pipeline.refuse_unknown_backend(words.backend or "auto")
+    executors.refuse_unknown(executor)
     directories = {
         path: supply.from_directory(Path(path), cache=cache) for path in words.kernel_dirs
     }
@@ -145,6 +148,7 @@ def request(
         select=_select(words.object, words.manifest, given),
         sources=_sources(words.object, words.manifest),
         planned=words.planned or names,
+        executor=executor,
         words=replace(
             words, kernels=",".join(one.name for one in chosen), planned=words.planned or names,
             kernel_dirs=tuple(path for path, one in directories.items() if one.name in mine),

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import (
     accel,
@@ -25,6 +26,7 @@ from harness import (
     cell,
     closure,
     coreaccess,
+    executors,
     inputs,
     journal,
     kernel_container,
@@ -62,6 +64,9 @@ from harness.results import (
 from harness.sitting import Bench, Request, SharedAccelerator
 from harness.toolchain import Toolchain
 
+if TYPE_CHECKING:
+    from harness.cluster import Cluster
+
 _BOOT_S = {Where.ORDINARY: 4.5, Where.ALONE: 4.5, Where.COUNTED: 9.0}  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
 
@@ -79,6 +84,13 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
 
     kept: takes each cell as it ends, and has those that need no asking.
     """
+    with executors.opened(request.executor) as cluster:  # first: it may not be there
+        return _run(request, cache, emit, kept, cluster)
+
+
+def _run(
+    request: Request, cache: Cache, emit: Listener, kept: Journal | None, cluster: Cluster | None
+) -> Run:
     started = time.monotonic()
     began = datetime.datetime.now(datetime.UTC)
     _remove_leftovers(request, cache, emit)
@@ -102,7 +114,7 @@ def run(request: Request, cache: Cache, emit: Listener, kept: Journal | None = N
     with _aside() as aside:
         audited = {arch: aside.submit(_audited, one) for arch, one in built.items()}
         gathered, relocations = _gathered(request, benches)
-        cells = _all_cells(request, benches, gathered, kept)
+        cells = _all_cells(request, benches, gathered, kept, cluster)
     kernel_container.remove_left()
     first = next((done.boot for done in cells if done.boot), None)
     facts = _facts(request, backend, began, time.monotonic() - started, first)
@@ -248,7 +260,11 @@ def _gathered(request: Request, benches: Benches) -> tuple[list[Prepared], tuple
 
 
 def _all_cells(
-    request: Request, benches: Benches, gathered: Sequence[Prepared], kept: Journal | None
+    request: Request,
+    benches: Benches,
+    gathered: Sequence[Prepared],
+    kept: Journal | None,
+    cluster: Cluster | None,
 ) -> list[Cell]:
     """Every kernel's cell with its inputs; those that the journal knows are not asked."""
     common = {arch: inputs.of_run(bench) for arch, bench in benches.items()}
@@ -268,7 +284,7 @@ def _all_cells(
             name = done.kernel.name
             emit(Note(text=f"{name}: not kept for --resume: {error.message}"))
 
-    cells = _asked(request, benches, gathered, known, keep)
+    cells = _asked(request, benches, gathered, known, keep, cluster)
     return [replace(done, inputs=depends[done.kernel.name]) for done in cells]
 
 
@@ -278,6 +294,7 @@ def _asked(
     gathered: Sequence[Prepared],
     known: Mapping[str, Cell],
     keep: Callable[[Cell], None],
+    cluster: Cluster | None,
 ) -> list[Cell]:
     """Every kernel's cell, in the order asked; an interrupt keeps what is finished."""
     shared = {arch: SharedAccelerator(bench) for arch, bench in benches.items()}
@@ -290,6 +307,10 @@ def _asked(
         shown = summary if done.verdict is not Verdict.PASS else done.kernel.release
         emit(Finished(kernel=done.kernel.name, verdict=done.verdict, summary=shown))
 
+    if cluster is not None:
+        crew = cluster.crew(benches)
+        return schedule.all_cells(gathered, crew, known=known, finished=finished)
+
     def cancel() -> None:
         for one in shared.values():
             one.cancelled.set()
@@ -299,12 +320,9 @@ def _asked(
         arch = Arch(item.facts.arch)
         return cell.answer(benches[arch], item, shared[arch])
 
-    crew = schedule.threads(
-        ThreadPoolExecutor(max_workers=jobs_for(request), thread_name_prefix="cell"),
-        answer,
-        cancel,
-    )
-    return schedule.all_cells(gathered, crew, known=known, finished=finished)
+    pool = ThreadPoolExecutor(max_workers=jobs_for(request), thread_name_prefix="cell")
+    here = schedule.threads(pool, answer, cancel)
+    return schedule.all_cells(gathered, here, known=known, finished=finished)
 
 
 def refuse_unknown_backend(asked: str) -> None:

@@ -86,6 +86,7 @@ class Request:
     machine: Machine = Machine()  # noqa: RUF009  # frozen
     boot_timeout_s: float | None = None
     planned: tuple[str, ...] = ()  # names of the whole matrix, of which this may be a shard
+    executor: str = ""  # where cells are answered (harness.executors), "" here
     words: Words = Words()  # noqa: RUF009  # what of all this was said, for --resume
 
 
