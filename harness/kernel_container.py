@@ -298,7 +298,9 @@ def remove_orphans() -> list[str]:
         return []
     removed: list[str] = []
     with contextlib.closing(client):
-        for container in client.containers.list(all=True, filters={"label": OWNER_LABEL}):
+        # One of another run may end while they are looked at.
+        ours = client.containers.list(all=True, filters={"label": OWNER_LABEL}, ignore_removed=True)
+        for container in ours:
             if not alive(container.labels.get(OWNER_LABEL, "")):
                 _remove(container)
                 removed.append(str(container.name))

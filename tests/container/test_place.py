@@ -114,7 +114,9 @@ def test_only_containers_of_the_dead_are_orphans(
     made["foreign"] = client.containers.create(name, ["true"])
     try:
         removed = kernel_container.remove_orphans()
-        left = {str(container.id) for container in client.containers.list(all=True)}
+        left = {
+            str(container.id) for container in client.containers.list(all=True, ignore_removed=True)
+        }
     finally:
         for container in made.values():
             with contextlib.suppress(docker.errors.NotFound):

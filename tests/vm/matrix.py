@@ -117,7 +117,9 @@ def containers(pid: int) -> list[str]:
     with engine() as client:
         if client is None:
             return []
-        found = client.containers.list(all=True, filters={"label": OWNER_LABEL})
+        found = client.containers.list(
+            all=True, filters={"label": OWNER_LABEL}, ignore_removed=True
+        )
         return [
             str(one.id) for one in found if one.labels.get(OWNER_LABEL, "").startswith(f"{pid}:")
         ]
