@@ -53,14 +53,13 @@ def booted(
     run_dir: Path,
     append: tuple[str, ...] = (),
     boot_timeout_s: float | None = None,
-    console_limit_bytes: int = CONSOLE_LIMIT_BYTES,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Vm]:
     """Boot a kernel and yield the guest once it answers; QEMU is gone when the block ends.
 
     initrd lies in `run_dir`; the console is written to `run_dir/console.log`. Raises
     GuestLostError when the guest does not come up within `boot_timeout_s`; always when its console
-    has a kernel that gave up, or more than `console_limit_bytes`; and as soon as `cancelled` says
+    has a kernel that gave up, or over CONSOLE_LIMIT_BYTES; and as soon as `cancelled` says
     that nobody wants to know any more.
     """
     limit_s = BOOT_TIMEOUT_S[machine.accelerator] if boot_timeout_s is None else boot_timeout_s
@@ -81,7 +80,7 @@ def booted(
                 accelerator=machine.accelerator, memory_mib=machine.memory_mib,
             )
         )  # fmt: skip
-        watch = _Watch(held, log, console_limit_bytes, cancelled)
+        watch = _Watch(held, log, CONSOLE_LIMIT_BYTES, cancelled)
         stream = stack.enter_context(_accepted(listener, watch, started, limit_s))
         guest = AgentGuest(stream, watch)
         guest.wait_ready(limit_s, since=started)

@@ -19,6 +19,7 @@ from harness.checks import Check, Context
 from harness.checks.splat import CHECK as SPLAT
 from harness.kernel_container import OWNER_LABEL
 from harness.progress import Event
+from harness.qemu import Machine
 from harness.results import CheckResult, Run, Verdict
 from harness.sitting import Request
 from harness.supply import KernelFiles
@@ -39,6 +40,7 @@ class Matrix:
     boot_timeout_s: float
     report_dir: Path
     jobs: int = 2
+    machine: Machine = field(default_factory=Machine)
     on_event: Callable[[Event], object] = lambda event: None  # called in the cell's thread
     events: list[tuple[float, Event]] = field(default_factory=list)  # monotonic time
 
@@ -53,6 +55,7 @@ class Matrix:
             checks=self.checks,
             report_dir=self.report_dir,
             append=self.append,
+            machine=self.machine,
             boot_timeout_s=self.boot_timeout_s,
         )
 
