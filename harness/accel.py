@@ -18,7 +18,7 @@ from harness import initramfs, results, rundir, vm
 from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.place import Place
-from harness.qemu import Accelerator, Arch, Machine
+from harness.qemu import Accelerator, Arch, Machine, host_arch
 
 _KVM = Path("/dev/kvm")
 _PROBE_TIMEOUT_S = 12.0  # a guest under working KVM answers in one or two
@@ -72,10 +72,9 @@ def remembered(cache: Cache) -> Choice | None:
 
 def _foreign(arch: Arch) -> str:
     """Why no accelerator can run such a guest here, "" for one of this machine's architecture."""
-    host = platform.machine()
-    if host == {Arch.X86_64: "x86_64", Arch.ARM64: "aarch64"}[arch]:
+    if arch is host_arch():
         return ""
-    return f"{arch} is not the architecture of this machine, which is {host}"
+    return f"{arch} is not the architecture of this machine, which is {platform.machine()}"
 
 
 def _refused() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from harness import session, source_tree
+from harness import qemu, session, source_tree
 from harness.errors import HarnessError
 from harness.guest import CommandTimeoutError, GuestLostError
 from harness.place import Local
@@ -27,7 +27,7 @@ from harness.session import Command, Files
 HOME = Path("/opt/kernel-matrix")
 BASE = HOME / "base.cpio"
 VMLINUZ = Path("/boot/vmlinuz")
-NEEDED = (PROGRAM[Arch.X86_64], "cpio", "prlimit", "setpriv", "timeout")
+NEEDED = ("cpio", "prlimit", "setpriv", "timeout")
 STATUS_TIMED_OUT = 124  # as timeout(1)
 STATUS_LOST = 125  # as docker(1): not the command's doing
 
@@ -65,9 +65,18 @@ def main() -> int:
 
 def check() -> None:
     """Raise HarnessError unless this root has every program we start (when an image is built)."""
+    _arch()
     for program in NEEDED:
         if shutil.which(program) is None:
             raise HarnessError(f"the base image has no '{program}'")
+
+
+def _arch() -> Arch:
+    """Of the guests: a base image has the QEMU for one architecture."""
+    for arch in Arch:
+        if shutil.which(PROGRAM[arch]) is not None:
+            return arch
+    raise HarnessError(f"the base image has no '{PROGRAM[Arch.X86_64]}'")
 
 
 def carried_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -103,11 +112,12 @@ def _run(argv: Sequence[str], environment: Mapping[str, str], run_dir: Path) -> 
         number_setting(environment, f"{_OURS}SRC_LIMIT_MIB", float(source_tree.LIMIT_MIB))
     )
     verbose = bool(environment.get(f"{_OURS}VERBOSE"))
-    accelerators = _accelerators()
+    arch = _arch()
+    accelerators = _accelerators(arch)
     if verbose and accelerators == (Accelerator.TCG,):
         _say("tcg: there is no /dev/kvm that we may open")
-    files = Files(vmlinuz=VMLINUZ, base=BASE)
-    where = Local(prefix=(PROGRAM[Arch.X86_64],))
+    files = Files(vmlinuz=VMLINUZ, base=BASE, arch=arch)
+    where = Local(prefix=(PROGRAM[arch],))
     source = _SOURCE if _SOURCE.exists() else None
 
     def note(text: str) -> None:
@@ -156,8 +166,10 @@ def _tell(outcome: session.Outcome, program: str, timeout_s: float) -> int:
     return outcome.status
 
 
-def _accelerators() -> tuple[Accelerator, ...]:
+def _accelerators(arch: Arch) -> tuple[Accelerator, ...]:
     """KVM only where the container was given it; whether it works, the boot tells."""
+    if arch is not qemu.host_arch():
+        return (Accelerator.TCG,)
     try:
         os.close(os.open(_KVM, os.O_RDWR | os.O_CLOEXEC))
     except OSError:

@@ -188,7 +188,7 @@ def root_archive(root: Path, stream: IO[bytes]) -> None:
 def _named_base(client: docker.DockerClient, root: BaseRoot) -> tuple[str, str]:
     """(what FROM says, what identifies it) of the base; the same word for our own."""
     named = os.environ.get(BASE_IMAGE_SETTING)
-    if not named:
+    if not named or root.arch is not baseroot.NATIVE:  # a person's has the QEMU for our own only
         ours = f"{BASE_REPOSITORY}:{root.directory.name}"
         return ours, ours
     image = _find(client, named)

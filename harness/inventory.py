@@ -34,7 +34,8 @@ def plan_lines(kernels: Iterable[Kernel], cache: Cache) -> list[str]:
     """A line for each kernel of a plan, and one for the downloads."""
     known = load_lock()
     seen = [supply.foresee(kernel, cache=cache, lock=known) for kernel in kernels]
-    lines = [f"  {one.name:<14} {one.release or '–':<26} {one.source}" for one in seen]
+    wide = max((len(one.name) for one in seen), default=0)
+    lines = [f"  {one.name:<{wide}} {one.release or '–':<26} {one.source}" for one in seen]
     megabytes = sum(one.download_bytes for one in seen) / 1e6
     if megabytes:
         lines.append(f"  to download: {megabytes:.0f} MB")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot files and a machine → QEMU's argv. Pure: nothing is run, nothing is looked up."""
+"""Boot files and a machine → QEMU's argv. Pure: nothing is run."""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,14 @@ from pathlib import Path
 class Arch(StrEnum):
     X86_64 = "x86_64"
     ARM64 = "arm64"
+
+
+_MACHINE_ARCH = {"x86_64": Arch.X86_64, "aarch64": Arch.ARM64}  # uname -m
+
+
+def host_arch() -> Arch | None:
+    """Of this machine: only guests of it can run under KVM. None: an architecture without guests."""
+    return _MACHINE_ARCH.get(platform.machine())
 
 
 class Accelerator(StrEnum):

@@ -106,14 +106,6 @@ def test_every_input_changes_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None
     assert recipes[-1] == images.recipe_digest("a", "b")
 
 
-def test_a_foreign_architecture_is_refused(files: KernelFiles, tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="architecture is 'arm64'"):
-        images.ensure_image(
-            dataclasses.replace(files, arch="arm64"), BaseRoot(directory=tmp_path),
-            Cache(root=tmp_path), lambda text: None,
-        )  # fmt: skip
-
-
 def test_no_engine_is_one_line_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
 
