@@ -87,7 +87,8 @@ class Cache:
                     removed += 1
         for root in self.root.glob("apt/*"):
             with self._if_free(f"apt-{root.name}") as free:
-                for path in [*root.glob("*/partial/*"), *root.glob("*/*/partial/*")] if free else []:
+                fetching = [*root.glob("*/partial/*"), *root.glob("*/*/partial/*")] if free else []
+                for path in fetching:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed

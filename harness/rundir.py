@@ -76,7 +76,10 @@ def scratch() -> Iterator[Path]:
 def remove_left(cache: Cache) -> Left:
     """Remove everything on this machine whose harness is dead."""
     processes = _kill_orphans()
-    directories = remove_orphans(cache) + _remove_dead(Path(tempfile.gettempdir()), _SCRATCH)
+    base = Path(tempfile.gettempdir())
+    if base.name.startswith(f"{_SCRATCH}{os.getpid()}-"):  # ours, beside those of others
+        base = base.parent
+    directories = remove_orphans(cache) + _remove_dead(base, _SCRATCH)
     files = cache.remove_partial() + _remove_filling(cache.root / _INDEXES)
     return Left(processes=processes, directories=directories, files=files)
 
