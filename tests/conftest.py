@@ -7,6 +7,7 @@ more than they compute. A guest that is timed has the machine to itself all the 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Generator
 
@@ -25,7 +26,11 @@ OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
 _SINGLE = re.compile(r"tests/(vm/test_|mutants/test_caught)")
 _VARIANT = re.compile(rf"\[(?:.*-)?(local|docker|{OLDEST}|{NEWEST})(?:-.*)?\]$")  # what they share
 # What takes longest begins, so that no process is left alone with it.
-_ORDER = ("checks/test_on_kernels", "vm/", "thirdparty/", "mutants/test_caught", "objcheck/")
+_ORDER = ("checks/test_on_kernels", "arm64/", "vm/", "thirdparty/", "mutants/test_caught")
+_UNDISTURBED = re.compile(  # what they leave to be found, any run that begins would find
+    r"tests/(vm/test_ending\.py::test_a_harness_killed_outright"
+    r"|container/test_place\.py::test_only_containers_of_the_dead)"
+)
 _HOLDS_NO_SITTING = ("tests/objcheck/", "tests/container/")  # guests booted without a pipeline
 
 
@@ -33,6 +38,8 @@ class _Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no 
     """Which tests one process gets together."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if _UNDISTURBED.match(nodeid):
+            return "undisturbed"
         if _SINGLE.match(nodeid):
             return nodeid
         variant = _VARIANT.search(nodeid)
@@ -51,22 +58,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _rank(item: pytest.Item) -> int:
+    if _UNDISTURBED.match(item.nodeid):  # when it need not wait long for the others
+        return len(_ORDER) + 1
+    rest = len(_ORDER) if item.get_closest_marker("vm") else len(_ORDER) + 2
     places = (i for i, words in enumerate(_ORDER) if item.nodeid.startswith(f"tests/{words}"))
-    return next(places, len(_ORDER))
+    return next(places, rest)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, object, object]:
-    """A test that computes beside a timed guest would spoil its times: it waits, or is waited for.
-
-    Not one whose sittings hold the machine's slot themselves: it would wait for itself.
-    """
-    sits = item.get_closest_marker("vm") and not item.nodeid.startswith(_HOLDS_NO_SITTING)
-    if sits or not hasattr(item.config, "workerinput"):
-        return (yield)
-    with slot.hold(Cache.default(), alone=False):
+    """What the test may not meet of the other processes' waits, or is waited for."""
+    with contextlib.ExitStack() as held:
+        if hasattr(item.config, "workerinput") and item.config.cache is not None:
+            tests = Cache(root=item.config.cache.mkdir("beside"))
+            undisturbed = _UNDISTURBED.match(item.nodeid) is not None
+            held.enter_context(slot.hold(tests, alone=undisturbed))
+            # A test that computes would spoil the times of a guest that is timed. Not one whose
+            # sittings hold the machine's slot themselves: it would wait for itself.
+            vm = item.get_closest_marker("vm") is not None
+            if not vm or item.nodeid.startswith(_HOLDS_NO_SITTING):
+                held.enter_context(slot.hold(Cache.default(), alone=False))
         return (yield)
 
 
