@@ -67,7 +67,7 @@ for name in $writes; do mount -o bind "$run/$name" ".$run/$name"; done
 for name in usr bin lib lib64; do ln -s "${base#/}/$name" "$name"; done
 if [ -n "$kvm" ]; then
 	mount -t tmpfs -o size=16k,mode=755,nosuid,noexec dev dev
-	mknod -m 666 dev/kvm c 10 232 2>/dev/null ||
+	mknod -m 666 dev/kvm c $kvm 2>/dev/null ||
 		{ : >dev/kvm && mount -o bind /dev/kvm dev/kvm; }
 fi
 mount -o remount,ro,nosuid,nodev root "$new"
@@ -172,7 +172,7 @@ def words(
         "unshare", *alone, "--mount", "--net", "--ipc", "--uts", "--pid", "--fork",
         "--kill-child=KILL", "--",
         str(base / "usr/bin/busybox"), "sh", "-c", _SETUP, "sh",
-        str(base), str(run_dir), " ".join(writes), "kvm" if kvm else "",
+        str(base), str(run_dir), " ".join(writes), _numbers(_KVM) if kvm else "",
         *(f"{name}={value}" for name, value in environment.items()),
         *_limits("/usr/bin/prlimit", memory_mib, f"--nproc={MAX_TASKS}"),
         "/usr/bin/setpriv", *become, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
@@ -209,6 +209,15 @@ def _tried(base: Path, beside: Path) -> Means:
     if done.status != 0:
         logger.debug("namespaces cannot be had: %s", done.stderr.decode(errors="replace").strip())
     return wanted if done.status == 0 else Means.PLAIN
+
+
+def _numbers(device: Path) -> str:
+    """ "10 232", major and minor: whatever device this machine has under that name."""
+    try:
+        number = device.stat().st_rdev
+    except OSError as error:
+        raise HarnessError(f"'{device}' is gone: {error.strerror}") from error
+    return f"{os.major(number)} {os.minor(number)}"
 
 
 def _groups(*, kvm: bool) -> list[str]:
