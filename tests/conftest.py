@@ -25,8 +25,15 @@ OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
 # share what its fixtures made: a booted guest, a run.
 _SINGLE = re.compile(r"tests/(vm/test_|mutants/test_caught)")
 _VARIANT = re.compile(rf"\[(?:.*-)?(local|docker|{OLDEST}|{NEWEST})(?:-.*)?\]$")  # what they share
-# What takes longest begins, so that no process is left alone with it.
-_ORDER = ("checks/test_on_kernels", "arm64/", "vm/", "thirdparty/", "mutants/test_caught")
+# What takes longest begins, so that no process is left alone with it; what fills two cores goes
+# beside what waits. Then other tests with guests, the undisturbed ones, those without guests.
+_ORDER = tuple(
+    re.compile(f"tests/{words}")
+    for words in (
+        r"checks/test_on_kernels.*\[local", "arm64/", "vm/", "thirdparty/",
+        "checks/test_on_kernels", "mutants/test_caught",
+    )
+)  # fmt: skip
 _UNDISTURBED = re.compile(  # what they leave to be found, any run that begins would find
     r"tests/(vm/test_ending\.py::test_a_harness_killed_outright"
     r"|container/test_place\.py::test_only_containers_of_the_dead)"
@@ -61,7 +68,7 @@ def _rank(item: pytest.Item) -> int:
     if _UNDISTURBED.match(item.nodeid):  # when it need not wait long for the others
         return len(_ORDER) + 1
     rest = len(_ORDER) if item.get_closest_marker("vm") else len(_ORDER) + 2
-    places = (i for i, words in enumerate(_ORDER) if item.nodeid.startswith(f"tests/{words}"))
+    places = (i for i, words in enumerate(_ORDER) if words.match(item.nodeid))
     return next(places, rest)
 
 
