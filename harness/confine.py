@@ -7,7 +7,7 @@ util-linux does the work (unshare, prlimit, setpriv), in one chain of execs in f
   root and the guest's directory, read-only; the files it writes are mounted into that one by one.
 - a user and group that nobody else has (`harness` run as root), or the caller's own user without
   any capability (in a user namespace);
-- an empty environment, no_new_privs, an empty capability bounding set, resource limits.
+- no environment but the harness's name, no_new_privs, an empty capability bounding set, resource limits.
 
 Where namespaces cannot be made (a container without CAP_SYS_ADMIN, a kernel that forbids user
 namespaces) the rest still holds. `inv doctor --security` looks at a real guest and tells.

@@ -21,6 +21,7 @@ from harness.errors import HarnessError
 from harness.qemu import Accelerator
 
 CONSOLE = "console.log"  # the guest's console, in its directory (`vm.booted`)
+OWNER_VARIABLE = "KERNEL_MATRIX_OWNER"  # in the environment of all that a run starts
 _STDERR = "qemu.log"
 _KERNEL = "vmlinuz"
 
@@ -89,7 +90,7 @@ class Local:
         before = confine.words(
             how, base=self.root, run_dir=run_dir, user=user, writes=(writes,),
             memory_mib=memory_mib, kvm=accelerator is Accelerator.KVM,
-            environment=self.environment,
+            environment={**self.environment, **_owner_variable()},
         )  # fmt: skip
         return [*before, *self.prefix, *qemu_argv]
 
@@ -104,6 +105,12 @@ class Local:
             process.held(argv, stderr=errors, env=self.environment) as child,
         ):
             yield _LocalQemu(child, run_dir / _STDERR)
+
+
+def _owner_variable() -> dict[str, str]:
+    """By which a later start knows what a killed harness has left (`rundir`)."""
+    owner = os.environ.get(OWNER_VARIABLE)
+    return {} if owner is None else {OWNER_VARIABLE: owner}
 
 
 def _with_kernel_beside(qemu_argv: Sequence[str], run_dir: Path) -> list[str]:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from harness import place
 from harness.cache import Cache
+from harness.place import OWNER_VARIABLE
 
-OWNER_VARIABLE = "KERNEL_MATRIX_OWNER"  # in the environment of all that a run starts
 _SCRATCH = "kernel-matrix-"  # the beginning of a name in the machine's directory for such files
 _INDEXES = "btf-index"
 

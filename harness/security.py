@@ -25,7 +25,7 @@ from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.images import RECIPE_LABEL, REPOSITORY
 from harness.kernel_container import Docker
-from harness.place import CONSOLE, Local, Place
+from harness.place import CONSOLE, OWNER_VARIABLE, Local, Place
 from harness.qemu import PROGRAM, Accelerator, Arch, Machine
 
 _START_TIMEOUT_S = 30.0  # until QEMU has its seccomp filter on; 0.1 s on an idle machine
@@ -237,7 +237,7 @@ def _environment(seen: Seen, *, contained: bool, remedy: str) -> Promise:
     subject = "environment"
     if seen.environment is None:
         return Promise(subject=subject, mark=Mark.UNKNOWN, found="it cannot be seen")
-    expected = {"PATH", "HOSTNAME", "HOME"} if contained else {"QEMU_MODULE_DIR"}
+    expected = {"PATH", "HOSTNAME", "HOME"} if contained else {"QEMU_MODULE_DIR", OWNER_VARIABLE}
     foreign = [name for name in seen.environment if name not in expected]
     if foreign:
         found = f"{len(foreign)} variables of this machine"

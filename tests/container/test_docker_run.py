@@ -64,7 +64,8 @@ def project(tmp_path: Path) -> Path:
     script.chmod(0o755)
     (path / "ballast").write_bytes(os.urandom(60 << 20))
     for directory in (tmp_path, *tmp_path.parents):
-        if directory.is_relative_to("/tmp") and directory.stat().st_uid == os.getuid():
+        below = directory.is_relative_to("/tmp") and directory != Path("/tmp")
+        if below and directory.stat().st_uid == os.getuid():
             with contextlib.suppress(OSError):
                 directory.chmod(0o755)
     return path
