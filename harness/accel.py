@@ -70,9 +70,14 @@ def remembered(cache: Cache) -> Choice | None:
     return None
 
 
+def native(arch: Arch) -> bool:
+    """Whether this machine's CPUs can run such a guest."""
+    return arch is host_arch()
+
+
 def _foreign(arch: Arch) -> str:
     """Why no accelerator can run such a guest here, "" for one of this machine's architecture."""
-    if arch is host_arch():
+    if native(arch):
         return ""
     return f"{arch} is not the architecture of this machine, which is {platform.machine()}"
 

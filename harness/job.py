@@ -224,7 +224,7 @@ def plan_text(wanted: Request, cache: Cache) -> str:
         *_left_out(wanted),
         f"Backend:     {wanted.backend}; {jobs} guests at once as far as memory is free, "
         f"{wanted.machine.vcpus} CPUs and {wanted.machine.memory_mib} MiB each",
-        f"Accelerator: {pipeline.known_accelerator(cache)}",
+        f"Accelerator: {pipeline.known_accelerator(wanted, cache)}",
         f"Estimate:    {pipeline.estimate_s(wanted, jobs):.0f} s once everything is cached "
         "(under emulation)",
         f"Report:      {_shown(wanted.report_dir)}",

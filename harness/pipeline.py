@@ -232,10 +232,13 @@ def jobs_for(request: Request) -> int:
     return request.jobs if request.jobs > 0 else admission.cores()
 
 
-def known_accelerator(cache: Cache) -> str:
+def known_accelerator(request: Request, cache: Cache) -> str:
     """What the last probe on this boot of the host found, in words."""
+    archs = _archs(request)
     known = accel.remembered(cache)
-    return f"{known.accelerator} ({known.reason})" if known else "probed by booting a guest"
+    own = f"{known.accelerator} ({known.reason})" if known else "probed by booting a guest"
+    lines = [own] if any(accel.native(arch) for arch in archs) else []
+    return "; ".join(lines + [f"{arch}: tcg" for arch in archs if not accel.native(arch)])
 
 
 Benches = Mapping[Arch, Bench]

@@ -38,13 +38,19 @@ def _width(columns: list[tuple[str, ...]]) -> int:
 
 def headers(run: Run) -> list[str]:
     """The table's columns."""
-    return ["kernel", "release", "verdict", *map(printable, run.check_names)]
+    arch = ["arch"] if _several_archs(run) else []
+    return ["kernel", *arch, "release", "verdict", *map(printable, run.check_names)]
 
 
 def rows(run: Run) -> list[list[str]]:
     """The table's rows."""
     names = run.check_names  # looks at every cell
-    return [[printable(word) for word in _row(cell, names)] for cell in run.cells]
+    arch = _several_archs(run)
+    return [[printable(word) for word in _row(cell, names, arch=arch)] for cell in run.cells]
+
+
+def _several_archs(run: Run) -> bool:
+    return len({cell.kernel.arch for cell in run.cells if cell.kernel.arch}) > 1
 
 
 def problems_text(run: Run) -> str:
@@ -65,8 +71,9 @@ def problems_text(run: Run) -> str:
     return printable("\n".join(lines))
 
 
-def _row(cell: Cell, names: tuple[str, ...]) -> list[str]:
+def _row(cell: Cell, names: tuple[str, ...], *, arch: bool) -> list[str]:
     by_name = {check.check: check for check in cell.checks}
     checks = [symbol_and_short(by_name.get(name)) for name in names]
     verdict = f"{SYMBOL[cell.verdict]} {cell.verdict}"
-    return [cell.kernel.name, cell.kernel.release or "–", verdict, *checks]
+    named = [cell.kernel.name, *([cell.kernel.arch or "–"] if arch else [])]
+    return [*named, cell.kernel.release or "–", verdict, *checks]
