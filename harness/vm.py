@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import console, qemu
+from harness import console, cputime, qemu
 from harness.console import Trouble
 from harness.errors import HarnessError
 from harness.guest import AgentGuest, GuestLostError
@@ -29,6 +30,11 @@ _CHUNK_BYTES = 1 << 20
 _WATCH_EVERY_S = 0.25
 _LAST_WORDS_S = 2.0  # for a panic's trace: with panic=-1 QEMU ends after it
 _QUIET_S = 0.5
+# A processor that the kernel gave up spins. A QEMU that hardly ran (stopped, or on a machine that
+# has too much to do) makes a kernel complain in the same words.
+_SPINS_AT_LEAST = 0.25  # of one processor
+_STALL_S = 10.0  # an RCU stall is told after 21 s
+_STUCK = re.compile(r"stuck for (\d+)s")
 _SOCKET_PATH_LIMIT = 100  # sun_path is 108 bytes with its NUL (unix(7))
 
 
@@ -114,6 +120,7 @@ class _Watch:
         self._limit = limit_bytes
         self._cancelled = cancelled
         self._log = console.Log()
+        self._share = cputime.Share(f"path={path}")
         self._seen = 0
         self._next = 0.0
 
@@ -123,11 +130,13 @@ class _Watch:
             return
         self._next = now + _WATCH_EVERY_S
         self._raise_if_cancelled()
+        self._share.sample(now)
         ending = self._held.ended()  # before the console is read: nothing follows its end
         self._read_console()
         if self._log.trouble is not None:
+            starved = _starved(self._log.trouble, self._share)
             self._wait_for_last_words()
-            raise _given_up(self._log.trouble)
+            raise starved or _given_up(self._log.trouble)
         if self._seen > self._limit:
             raise GuestLostError(
                 f"the guest flooded its console: over {self._limit >> 10:,} KiB",
@@ -175,6 +184,23 @@ class _Watch:
                     return
                 self._seen += len(new)
                 self._log.feed(new)
+
+
+def _starved(found: console.Finding, share: cputime.Share) -> GuestLostError | None:
+    """Why a kernel's complaint is not believed, None when it is."""
+    if found.trouble not in (Trouble.SOFT_LOCKUP, Trouble.RCU_STALL):
+        return None
+    stuck = _STUCK.search(found.line)
+    seconds = min(max(float(stuck[1]), 2.0), 20.0) if stuck else _STALL_S
+    got = share.lately(seconds)
+    if got is None or got >= _SPINS_AT_LEAST:
+        return None
+    return GuestLostError(
+        f"this machine let QEMU run for {got * seconds:.1f} s of {seconds:g} s, so this says "
+        f"nothing of the kernel: {found.line}",
+        reason="infra", excerpt=found.excerpt,
+        hint="did something stop QEMU? Run fewer guests at once (--jobs)",
+    )  # fmt: skip
 
 
 def _given_up(found: console.Finding) -> GuestLostError:

@@ -23,6 +23,7 @@ from harness.qemu import Accelerator
 _ENDBR64 = "f30f1efa"  # an indirect call may end nowhere else
 OOPS = bytes.fromhex(f"{_ENDBR64} 488b042500000000")  # mov 0, %rax
 SPIN = bytes.fromhex(f"{_ENDBR64} ebfe")  # jmp .
+DEAF = bytes.fromhex(f"{_ENDBR64} fa ebfe")  # cli; jmp .
 DEAD = bytes.fromhex(f"{_ENDBR64} fa f4 ebfc")  # cli; hlt; and again
 _ANSWER_S = 60.0
 

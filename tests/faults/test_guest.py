@@ -20,7 +20,7 @@ from harness.progress import Phase
 from harness.qemu import Machine
 from harness.results import Cause, Cell, CheckResult, Verdict
 from harness.supply import KernelFiles
-from tests.faults.debugger import DEAD, OOPS, SPIN, Debugged
+from tests.faults.debugger import DEAD, DEAF, OOPS, SPIN, Debugged
 from tests.vm.matrix import (
     AFTERWARDS,
     PATIENCE_S,
@@ -334,14 +334,14 @@ def test_a_processor_that_is_lost_to_the_kernel_fails_the_check(
     matrix: Callable[..., Matrix], debugged: dict[str, Debugged], oldest: KernelFiles,
     newest: KernelFiles,
 ) -> None:  # fmt: skip
-    """One that spins is a soft lockup; one that stands still with interrupts off stalls RCU."""
-    soon = "echo 2 >/proc/sys/kernel/watchdog_thresh"
-    soon_too = "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
+    """One that spins is a soft lockup; one that does so with interrupts off stalls RCU."""
+    soon = "echo 3 >/proc/sys/kernel/watchdog_thresh"
+    soon_too = "echo 12 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
     cells = _run_each(
         matrix(oldest, newest),
         {
             newest.name: _patched(debugged, SPIN, _SEND, soon),
-            oldest.name: _patched(debugged, DEAD, f"taskset 2 bash -c '{_SEND}'", soon_too),
+            oldest.name: _patched(debugged, DEAF, f"taskset 2 bash -c '{_SEND}'", soon_too),
         },
     )
 
@@ -452,11 +452,12 @@ def test_a_guest_that_floods_is_ended_and_what_is_kept_is_bounded(
     )
 
 
-def _stop(asked: Matrix) -> None:
-    """SIGSTOP to the one guest of this process, as soon as there is one."""
+def _stop(asked: Matrix) -> int:
+    """SIGSTOP to the one guest of this process, as soon as there is one; its pid."""
     assert until(lambda: qemus(asked.cache, os.getpid()))
     (qemu,) = qemus(asked.cache, os.getpid())
     os.kill(qemu, signal.SIGSTOP)
+    return qemu
 
 
 def test_a_qemu_that_is_stopped_before_it_boots_ends_at_the_boot_s_deadline(
@@ -480,15 +481,26 @@ def test_a_qemu_that_is_stopped_before_it_boots_ends_at_the_boot_s_deadline(
     assert "within the boot's 5 s" in boot.summary
 
 
-def test_a_qemu_that_is_stopped_after_its_boot_is_a_silent_guest(
-    matrix: Callable[..., Matrix], newest: KernelFiles
+def test_a_qemu_that_is_stopped_after_its_boot_accuses_nobody(
+    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles
 ) -> None:
-    asked = matrix(newest)
+    """Stopped for good, it is a silent guest. Stopped for a while, it wakes up to a soft lockup."""
+    asked = matrix(oldest, newest)
+    asked.jobs = 1  # one guest at a time, for `_stop`
 
-    def deed(context: Context) -> None:
+    def for_good(context: Context) -> None:
         _stop(asked)
         context.guest.run(["/bin/true"], timeout_s=600)
 
-    (cell,) = _run_each(asked, {newest.name: deed}).values()
+    def for_a_while(context: Context) -> None:
+        _shell("echo 1 >/proc/sys/kernel/watchdog_thresh; sleep 3")(context)
+        qemu = _stop(asked)
+        time.sleep(7)
+        os.kill(qemu, signal.SIGCONT)
+        context.guest.run(["/bin/sleep", "600"], timeout_s=600)
 
-    assert "within 30 s" in _lost(cell, "unknown", "hang").summary
+    cells = _run_each(asked, {oldest.name: for_a_while, newest.name: for_good})
+
+    assert "within 30 s" in _lost(cells[newest.name], "unknown", "hang").summary
+    woken = _lost(cells[oldest.name], "unknown", "infra").summary
+    assert re.search(r"this machine let QEMU run for \d\.\d s of .*BUG: soft lockup", woken)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that gets the processor is told from one that does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from harness import process
+from harness.cputime import Share
+
+
+def _watched(share: Share, seconds: float) -> float | None:
+    end = time.monotonic() + seconds + 1.0
+    while time.monotonic() < end:
+        share.sample(time.monotonic())
+        time.sleep(0.1)
+    return share.lately(seconds)
+
+
+def test_a_process_that_is_stopped_gets_nothing() -> None:
+    mark = f"km-cputime-{os.getpid()}"
+    with process.held(["sh", "-c", "while :; do :; done", mark]) as child:
+        busy = _watched(Share(mark), 2.0)
+        child.send_signal(signal.SIGSTOP)
+        stopped = _watched(Share(mark), 2.0)
+        child.send_signal(signal.SIGKILL)
+
+    assert busy is not None
+    assert busy > 0.01  # as much as a busy machine gives
+    assert stopped is not None
+    assert stopped < 0.01
+
+
+def test_nothing_is_known_of_a_process_that_is_not_here_or_not_yet_seen_long_enough() -> None:
+    share = Share("no process has this in its command line")
+    share.sample(0.0)
+
+    assert share.lately(0.0) is None
+    with process.held(["sleep", "60.125"]):
+        share = Share("60.125")
+        share.sample(0.0)
+        share.sample(1.0)
+
+    assert share.lately(2.0) is None
+    assert share.lately(1.0) == 0.0
