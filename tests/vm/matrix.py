@@ -46,7 +46,7 @@ class Matrix:
 
     def run(self) -> Run:
         request = Request(
-            subject=lambda cache, say: self.subject,
+            subject=lambda *_: self.subject,
             kernels=(),
             directories=self.kernels,
             lock=paths.catalogue_dir() / "kernels.lock",

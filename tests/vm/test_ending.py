@@ -116,7 +116,7 @@ def test_a_harness_killed_outright_leaves_nothing_that_the_next_start_does_not_r
 def _start_again(cache: Cache, tmp_path: Path) -> None:
     """Any run starts by removing what the dead left; this one goes no further."""
 
-    def subject(cache: Cache, say: Callable[[str], None]) -> build.Built:
+    def subject(*_: object) -> build.Built:
         raise CompileError("the test ends here")
 
     request = Request(
