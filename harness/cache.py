@@ -35,6 +35,7 @@ _ROOM = "free some space there, or name another in KERNEL_MATRIX_CACHE"
 _FULL_BYTES = 64 << 10  # a disk with less has no room for anything that we make
 _LOCK_TIMEOUT_S = 1800.0  # another process may be downloading hundreds of MB
 _LOCK_TURN_S = 1.0
+_QUIET_S = 2.0  # of a wait for a lock: most are shorter, and not worth a word
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,11 +165,15 @@ class Cache:
 def _acquire(lock: filelock.BaseFileLock, path: Path) -> None:
     """Wait for the lock, in turns short enough to hear that the harness is to end."""
     end = time.monotonic() + _LOCK_TIMEOUT_S
+    told = False
     while True:
         process.raise_if_stopping()
         try:
             lock.acquire(timeout=_LOCK_TURN_S)
         except filelock.Timeout:
+            if not told and time.monotonic() > end - _LOCK_TIMEOUT_S + _QUIET_S:
+                logger.warning("waiting for another run, or kernel, that is making '%s'", path.stem)
+                told = True
             if time.monotonic() < end:
                 continue
             raise HarnessError(
