@@ -20,10 +20,11 @@ from harness.errors import HarnessError
 
 MAX_MEMBER_BYTES = 2 << 30  # a -dbg package's vmlinux has about 1 GB
 MAX_TOTAL_BYTES = 16 << 30  # unpacked; a -dbg package has 5 GB
-_MAX_MEMBERS = 200_000  # a distribution's root has 50,000
+_MAX_MEMBERS = 100_000  # a distribution's root has 50,000
 _HEADERS_BYTES = 256 << 10  # of one member, its long names and attributes included
 _TAR_TIMEOUT_S = 1800.0
 _CHUNK_BYTES = 1 << 20
+_EMPTY_READS = 100
 _BLOCK_BYTES = 512
 
 # Where distributions keep a kernel's files; the key is the name we give it.
@@ -99,6 +100,7 @@ class _Metered:
         self._what = what
         self._left = _HEADERS_BYTES
         self._total = MAX_TOTAL_BYTES
+        self._empty = 0
         self._until = time.monotonic() + _TAR_TIMEOUT_S
 
     def allow(self, size: int) -> None:
@@ -107,6 +109,10 @@ class _Metered:
 
     def read(self, size: int) -> bytes:
         found = self._stream.read(size)
+        if not found:
+            self._empty += 1
+            if self._empty > _EMPTY_READS:  # tarfile skips what is not there read by read
+                raise EOFError("it ends too early")
         self._left -= len(found)
         self._total -= len(found)
         if self._left < 0:
