@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine that fails under a run: its disk, its memory, its clock, /dev/kvm, its mirror."""
+"""A machine that fails under a run: its memory, its clock, /dev/kvm, its mirror."""
 
 from __future__ import annotations
 
@@ -7,232 +7,26 @@ import contextlib
 import functools
 import http.server
 import os
-import re
 import shutil
 import socket
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typing_extensions import override
 
-from harness import catalogue, job, paths, pipeline, process, results, supply
+from harness import catalogue, paths, pipeline, process, results, supply
 from harness.cache import Cache
-from harness.checks import Context
 from harness.errors import UnavailableError
-from harness.results import Run, Verdict
+from harness.results import Verdict
 from harness.sitting import Request
 from harness.supply import KernelFiles, apt
-from tests.vm.matrix import AFTERWARDS, PATIENCE_S, Matrix, check_that, until, verdicts
-
-_ROOT = paths.default_manifest().parents[1]
-_KERNEL = "6.1-oldest"
-_RUN_S = 600.0  # a run of one boot takes ten seconds on an idle machine
-_NOWHERE = "http://127.0.0.1:9"  # refuses every connection
-# What a run needs and what takes long to make.
-_LARGE = ("base-root", "btf-index", "build", "debs", "guest", "kernels", "raw-btf")
-_MATRIX = ("--kernels", _KERNEL, "--checks", "load", "--backend", "local", "--boot-timeout", "300")
-
-
-@pytest.fixture
-def disk() -> Iterator[Callable[[str], Path]]:
-    """Makes small disks, which are there until the end of the test."""
-    with contextlib.ExitStack() as stack:
-
-        def make(size: str) -> Path:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d-")))
-            options = f"size={size}"
-            process.run(["mount", "-t", "tmpfs", "-o", options, "none", path], timeout_s=10)
-            stack.callback(process.run, ["umount", path], timeout_s=60)
-            return path
-
-        yield make
-
-
-@pytest.fixture
-def copy_of(cache: Cache, kernel: Callable[[str], KernelFiles]) -> Callable[..., Cache]:
-    """A cache that has everything a run needs, but for what the test says."""
-    kernel(_KERNEL)
-
-    def make(root: Path, *, lacks: tuple[str, ...] = ()) -> Cache:
-        root.mkdir(parents=True, exist_ok=True)
-        for kind in _LARGE:
-            if kind not in lacks and (cache.root / kind).is_dir():
-                (root / kind).symlink_to(cache.root / kind)
-        return Cache(root=root)
-
-    return make
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """`kernel-matrix`, as somebody's command line had it."""
-
-    status: int
-    out: str
-    err: str
-    took_s: float
-
-    @property
-    def run(self) -> Run:
-        """What it found."""
-        return results.read(Path(self.out.split()[-1]).parent / "results.json")
-
-
-@dataclass(kw_only=True)
-class Running:
-    """It runs."""
-
-    child: process.Child
-    directory: Path
-    started: float = field(default_factory=time.monotonic)
-
-    def until_it_says(self, text: str) -> None:
-        """Or ends."""
-        until(lambda: text in self.err() or self.child.poll() is not None, timeout_s=_RUN_S)
-        assert text in self.err()
-
-    def err(self) -> str:
-        return (self.directory / "err").read_text(errors="replace")
-
-    def end(self) -> Ended:
-        status = self.child.wait(_RUN_S)
-        out = (self.directory / "out").read_text(errors="replace")
-        took_s = time.monotonic() - self.started
-        assert "Traceback" not in self.err(), self.err()
-        return Ended(status=status, out=out, err=self.err(), took_s=took_s)
-
-
-@contextlib.contextmanager
-def _started(
-    cache: Cache, directory: Path, *words: object, before: tuple[str, ...] = (), **env: str
-) -> Iterator[Running]:
-    """before: what goes in front of the command: unshare, setpriv, prlimit."""
-    directory.mkdir(parents=True, exist_ok=True)
-    argv = [*before, sys.executable, "-m", "harness", "kernel-matrix", *_MATRIX, *words]
-    with (
-        (directory / "out").open("wb") as out,
-        (directory / "err").open("wb") as err,
-        process.held(
-            [str(word) for word in argv], stdout=out, stderr=err,
-            env={"KERNEL_MATRIX_CACHE": str(cache.root), "PYTHONPATH": str(_ROOT), **env},
-        ) as child,
-    ):  # fmt: skip
-        yield Running(child=child, directory=directory)
-
-
-def _ended(
-    cache: Cache, directory: Path, *words: object, before: tuple[str, ...] = (), **env: str
-) -> Ended:
-    with _started(cache, directory, *words, before=before, **env) as run:
-        return run.end()
-
-
-def _errors(ended: Ended) -> list[str]:
-    return [line for line in (ended.err + ended.out).splitlines() if line.startswith("error: ")]
-
-
-def _fill(disk: Path) -> Path:
-    """Not one byte is left; the file that has them."""
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"\0" * size)
-    return filler
-
-
-def test_a_disk_that_is_full_when_the_reports_are_due_costs_no_verdict(
-    cache: Cache, disk: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """The table is on the terminal; with some space, the run is not repeated but for this cell."""
-    reports = disk("2m")
-    with _started(cache, tmp_path, "--out", reports / "r") as running:
-        running.until_it_says(" boot")
-        _fill(reports)
-        ended = running.end()
-
-    assert ended.status == 3
-    (error,) = _errors(ended)
-    assert "cannot write" in error
-    assert "No space left on device" in error
-    assert "a console is not kept" in ended.err
-    assert re.search(rf"^{_KERNEL} +6\.1\.\S+ +. pass ", ended.out, re.MULTILINE), ended.out
-    assert [path.name for path in (reports / "r").rglob(".*")] == []
-
-
-def test_a_report_directory_that_cannot_be_written_is_told_before_anything_is_done(
-    cache: Cache, disk: Callable[[str], Path], tmp_path: Path
-) -> None:
-    reports = disk("1m")
-    process.run(["mount", "-o", "remount,ro", reports], timeout_s=10)
-
-    for number, out in enumerate((reports / "r", Path("/dev/null/r"))):
-        ended = _ended(cache, tmp_path / str(number), "--out", out)
-
-        assert ended.status == 3
-        (error,) = _errors(ended)
-        assert f"'{out}'" in error
-        assert " boot" not in ended.err
-
-
-def test_a_full_cache_stops_the_guest_that_finds_no_room_and_no_other(
-    copy_of: Callable[..., Cache], disk: Callable[[str], Path],
-    kernel: Callable[[str], KernelFiles], matrix: Callable[..., Matrix],
-) -> None:  # fmt: skip
-    """A guest that is up goes on; the next one is trouble of ours, told as such."""
-    room = disk("300m")
-    files = kernel(_KERNEL)
-
-    def fill(context: Context) -> None:
-        _fill(room)
-        said = context.guest.run(["/bin/sh", "-c", "dmesg > /dev/console; echo up"], timeout_s=60)
-        assert said.text.strip() == "up"
-
-    asked = matrix(
-        replace(files, name="6.1-first"), replace(files, name="6.1-next"),
-        checks=(check_that("fill", fill), AFTERWARDS),
-    )  # fmt: skip
-    asked.cache = copy_of(room)
-    asked.jobs = 1
-
-    run = asked.run()
-
-    first, following = run.cells
-    assert (first.verdict, first.attempts) == (Verdict.PASS, 1)
-    assert verdicts(following.checks)["boot"] == ("unknown", "infra")
-    assert following.deciding is not None
-    assert "No space left on device" in following.deciding.summary + following.deciding.remedy
-    assert str(room) in following.deciding.remedy
-    assert job.status(run, strict=False) == 3
-    assert list((room / "run").iterdir()) == []
-
-
-def test_a_cache_with_no_room_or_that_is_read_only_is_one_clear_line(
-    copy_of: Callable[..., Cache], disk: Callable[[str], Path], tmp_path: Path
-) -> None:
-    full, fixed = disk("1m"), disk("1m")
-    lacking = copy_of(full, lacks=("guest",))
-    _fill(full)
-    reading = copy_of(fixed)
-    process.run(["mount", "-o", "remount,ro", fixed], timeout_s=10)
-
-    for number, (cache, words) in enumerate(
-        ((lacking, "no space left for the cache"), (reading, "cannot write the cache"))
-    ):
-        ended = _ended(cache, tmp_path / str(number), "--out", tmp_path / "r")
-
-        assert ended.status == 3
-        (error,) = _errors(ended)
-        assert f"{words} '{cache.root}'" in error
-        assert "KERNEL_MATRIX_CACHE" in ended.err + ended.out
+from tests.faults.running import KERNEL, NOWHERE, RUN_S, ended, mounted_over, started, truncate
+from tests.vm.matrix import AFTERWARDS, PATIENCE_S, Matrix, verdicts
 
 
 @pytest.fixture
@@ -247,12 +41,6 @@ def _a_kvm_to_hide() -> Iterator[None]:
         kvm.unlink()
 
 
-def _mounted_over(there: Path, name: str, *more: str) -> tuple[str, ...]:
-    """A command's front: a mount that nobody else sees, and that goes with the command."""
-    script = f'mount --bind "$0" {name} && exec "$@"'
-    return ("unshare", "--mount", "sh", "-c", script, str(there), *more)
-
-
 @pytest.mark.usefixtures("_a_kvm_to_hide")
 def test_a_kvm_that_is_broken_or_forbidden_is_not_used_and_the_report_says_why(
     copy_of: Callable[..., Cache], tmp_path: Path
@@ -263,19 +51,17 @@ def test_a_kvm_that_is_broken_or_forbidden_is_not_used_and_the_report_says_why(
     closed.chmod(0)
     powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
     fronts = {
-        "/dev/kvm opens, but no guest came up under it": _mounted_over(
+        "/dev/kvm opens, but no guest came up under it": mounted_over(
             Path("/dev/null"), "/dev/kvm"
         ),
-        "/dev/kvm does not open: Permission denied": _mounted_over(closed, "/dev/kvm", *powerless),
+        "/dev/kvm does not open: Permission denied": mounted_over(closed, "/dev/kvm", *powerless),
     }
     for number, (reason, front) in enumerate(fronts.items()):
         cache = copy_of(tmp_path / f"c{number}")
 
-        ended = _ended(
-            cache, tmp_path / str(number), "--out", tmp_path / f"r{number}", before=front
-        )
+        done = ended(cache, tmp_path / str(number), "--out", tmp_path / f"r{number}", before=front)
 
-        assert ended.status == 0, ended.err
+        assert done.status == 0, done.err
         (cell,) = results.read(tmp_path / f"r{number}" / "results.json").cells
         assert cell.boot is not None
         assert (cell.verdict, cell.boot.accelerator) == (Verdict.PASS, "tcg")
@@ -291,14 +77,12 @@ def test_a_guest_waits_for_memory_and_one_that_never_fits_is_refused(
 ) -> None:
     """The machine's own account of its memory, as a mount of the harness's own has it."""
     account = tmp_path / "meminfo"
-    front = _mounted_over(account, "/proc/meminfo")
+    front = mounted_over(account, "/proc/meminfo")
 
     _meminfo(account, total_mib=300, free_mib=200)
-    refused = _ended(
-        copy_of(tmp_path / "c"), tmp_path / "0", "--out", tmp_path / "r0", before=front
-    )
+    refused = ended(copy_of(tmp_path / "c"), tmp_path / "0", "--out", tmp_path / "r0", before=front)
     _meminfo(account, total_mib=4000, free_mib=200)
-    with _started(
+    with started(
         copy_of(tmp_path / "c1"), tmp_path / "1", "--out", tmp_path / "r1", before=front
     ) as running:
         running.until_it_says("waits for")
@@ -320,28 +104,14 @@ def test_no_socket_for_a_guest_is_trouble_of_ours_with_its_remedy(
     copy_of: Callable[..., Cache], tmp_path: Path
 ) -> None:
     """Guests have no port, they have a socket: its path goes in 108 bytes."""
-    ended = _ended(copy_of(tmp_path / ("deep" * 25)), tmp_path, "--out", tmp_path / "r")
+    done = ended(copy_of(tmp_path / ("deep" * 25)), tmp_path, "--out", tmp_path / "r")
 
-    assert ended.status == 3
+    assert done.status == 3
     (cell,) = results.read(tmp_path / "r" / "results.json").cells
     assert verdicts(cell.checks)["boot"] == ("unknown", "infra")
     assert cell.deciding is not None
     assert "too long for a Unix socket" in cell.deciding.summary
     assert "KERNEL_MATRIX_CACHE" in cell.deciding.remedy
-
-
-def _hard_copy(cache: Cache, kind: str, root: Path) -> Path:
-    """The same files under other names: one that is to be damaged has to be replaced."""
-    shutil.rmtree(root / kind, ignore_errors=True)
-    (root / kind).unlink(missing_ok=True)
-    process.run(["cp", "-a", cache.root / kind, root / kind], timeout_s=120)
-    return root / kind
-
-
-def _truncate(path: Path) -> None:
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
 
 
 _CLOCK = """\
@@ -416,17 +186,17 @@ def test_a_host_clock_that_jumps_and_a_cache_that_a_crash_cut_short_do_no_harm(
 ) -> None:  # fmt: skip
     """An hour back while the guest boots, ten days on while it is asked; two entries made anew."""
     own = copy_of(tmp_path / "c", lacks=("kernels", "guest"))
-    image = kernel(_KERNEL).vmlinuz
+    image = kernel(KERNEL).vmlinuz
     shutil.copytree(image.parent, own.root / "kernels" / image.parent.name)
     damaged = own.root / "kernels" / image.parent.name / image.name
-    _truncate(damaged)
+    truncate(damaged)
     half = own.root / "guest" / ".0000.partial"
     half.mkdir(parents=True)
     (half / "base.cpio").write_bytes(b"070701")
     offset = tmp_path / "offset"
     offset.write_text("0")
 
-    with _started(
+    with started(
         own, tmp_path, "--out", tmp_path / "r",
         LD_PRELOAD=str(_clock(tmp_path)), KM_CLOCK=str(offset),
     ) as running:  # fmt: skip
@@ -434,39 +204,16 @@ def test_a_host_clock_that_jumps_and_a_cache_that_a_crash_cut_short_do_no_harm(
         offset.write_text("-3600")
         running.until_it_says(" load")
         offset.write_text("864000")
-        ended = running.end()
+        done = running.end()
 
-    assert ended.status == 0, ended.err
+    assert done.status == 0, done.err
     run = results.read(tmp_path / "r" / "results.json")
     (cell,) = run.cells
     assert (cell.verdict, cell.attempts) == (Verdict.PASS, 1)
-    assert cell.kernel.release == kernel(_KERNEL).release
-    assert 0 < cell.duration_s < run.run.duration_s < ended.took_s + 1
-    assert f"the cached '{damaged.parent}' is damaged" in ended.err
+    assert cell.kernel.release == kernel(KERNEL).release
+    assert 0 < cell.duration_s < run.run.duration_s < done.took_s + 1
+    assert f"the cached '{damaged.parent}' is damaged" in done.err
     assert damaged.read_bytes() == image.read_bytes()
-
-
-def test_a_damaged_qemu_is_seen_and_without_a_mirror_that_is_the_error(
-    cache: Cache, copy_of: Callable[..., Cache], tmp_path: Path
-) -> None:
-    """Nothing runs with it, and what is left of it stays until there is a better one."""
-    own = copy_of(tmp_path / "c", lacks=("base-root",))
-    roots = own.root / "base-root"
-    process.run(["cp", "-al", cache.root / "base-root", roots], timeout_s=60)
-    for qemu in roots.glob("*/usr/bin/qemu-system-*"):
-        _truncate(qemu)
-
-    ended = _ended(
-        own, tmp_path, "--out", tmp_path / "r", KERNEL_MATRIX_DEBIAN_MIRROR=_NOWHERE
-    )  # fmt: skip
-
-    assert ended.status == 3
-    assert "is damaged (usr/bin/qemu-system-x86_64 has" in ended.err
-    (error,) = _errors(ended)
-    assert _NOWHERE in error or "mmdebstrap" in error
-    assert " boot" not in ended.err
-    assert list(roots.glob(".*")) == []
-    assert list(roots.glob("*/usr/bin/qemu-system-*"))
 
 
 class _Mirror(http.server.SimpleHTTPRequestHandler):
@@ -514,12 +261,12 @@ def test_a_mirror_that_breaks_off_in_a_download_costs_that_kernel_and_no_other(
     tmp_path: Path, matrix: Callable[..., Matrix], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Nothing of half a package stays; from a whole one the kernel is what the lock says."""
-    there = kernel(_KERNEL)
+    there = kernel(KERNEL)
     directory = paths.catalogue_dir()
-    (wanted,) = (one for one in catalogue.load(directory).kernels if one.name == _KERNEL)
-    wanted = replace(wanted, sources=(), snapshot_url=_NOWHERE)
+    (wanted,) = (one for one in catalogue.load(directory).kernels if one.name == KERNEL)
+    wanted = replace(wanted, sources=(), snapshot_url=NOWHERE)
     lock = supply.read_lock(directory / "kernels.lock")
-    locked = lock.get(_KERNEL) if lock else None
+    locked = lock.get(KERNEL) if lock else None
     assert locked is not None
     (package,) = locked.files
     pool = tmp_path / "www" / "debian" / package.filename
@@ -528,7 +275,7 @@ def test_a_mirror_that_breaks_off_in_a_download_costs_that_kernel_and_no_other(
     own = copy_of(tmp_path / "c", lacks=("debs", "kernels"))
     with _mirror(tmp_path / "www") as url:
         monkeypatch.setenv("KERNEL_MATRIX_DEBIAN_MIRROR", f"{url}/debian/")
-        monkeypatch.setenv("KERNEL_MATRIX_SNAPSHOT_MIRROR", _NOWHERE)
+        monkeypatch.setenv("KERNEL_MATRIX_SNAPSHOT_MIRROR", NOWHERE)
         monkeypatch.setattr(_Mirror, "how", "half")
         started = time.monotonic()
         asked = matrix(replace(there, name="6.1-other"), checks=(AFTERWARDS,))
@@ -562,5 +309,5 @@ def test_a_mirror_that_breaks_off_in_a_download_costs_that_kernel_and_no_other(
     assert left == []
     assert found.sha256 == locked.vmlinuz_sha256
     assert found.vmlinuz.is_relative_to(own.root)
-    assert took_s < _RUN_S
+    assert took_s < RUN_S
     assert stalled_s < PATIENCE_S
