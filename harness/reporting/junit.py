@@ -17,7 +17,10 @@ from harness.reporting.words import figure, made, printable, quarantined, reprod
 from harness.results import Cause, Cell, CheckResult, Run, Verdict
 
 OBJECT_SUITE: Final = "object"  # of the checks that are asked once, without a kernel
-_TROUBLE: Final = frozenset((Cause.INFRA, Cause.TIMEOUT, Cause.GUEST_LOST, Cause.HARNESS))
+_TROUBLE: Final = frozenset(
+    (Cause.INFRA, Cause.TIMEOUT, Cause.GUEST_LOST, Cause.HARNESS, Cause.PANIC, Cause.HANG,
+     Cause.OUT_OF_MEMORY, Cause.LIMIT_EXCEEDED)
+)  # fmt: skip
 _TEXT_MAX: Final = 20_000  # characters of one piece of evidence
 
 

@@ -109,6 +109,8 @@ def _junit_verdict(case: Xml.Element) -> str:
         (Verdict.UNKNOWN, Cause.GUEST_LOST, "error"),
         (Verdict.UNKNOWN, Cause.TIMEOUT, "error"),
         (Verdict.UNKNOWN, Cause.HARNESS, "error"),
+        (Verdict.UNKNOWN, Cause.HANG, "error"),
+        (Verdict.UNKNOWN, Cause.OUT_OF_MEMORY, "error"),
         (Verdict.UNKNOWN, Cause.NONE, "skipped"),
         (Verdict.UNKNOWN, Cause.NOT_REACHED, "skipped"),
         (Verdict.UNAVAILABLE, Cause.KERNEL_UNAVAILABLE, "skipped"),
