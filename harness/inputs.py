@@ -32,7 +32,7 @@ def of_run(bench: Bench) -> dict[str, str]:
     machine = request.machine
     return {
         "harness": _digest([metadata.version("kernel-matrix"), _sources()]),
-        "subject": _subject(bench.built.subject, bench.libraries),
+        "subject": of_subject(bench.built.subject, bench.libraries),
         "checks": _digest(check.name for check in request.checks),
         "guest": _digest([bench.root.directory.name, bench.guest_archive.parent.name,
                           bench.qemu_version]),
@@ -53,8 +53,8 @@ def of_cell(
     return {**shared, "kernel": _digest(kernel)}
 
 
-def _subject(subject: Subject, libraries: Mapping[str, Path]) -> str:
-    """Its object, its manifest but for the quarantine, and every file that is carried."""
+def of_subject(subject: Subject, libraries: Mapping[str, Path]) -> str:
+    """Of its object, its manifest but for the quarantine, and every file that is carried."""
     manifest = msgspec.structs.replace(subject.manifest, quarantine=())
     words = [msgspec.json.encode(manifest, order="sorted").decode()]
     files = [*subject.carried, *([subject.baseline] if subject.baseline else [])]

@@ -67,6 +67,16 @@ def stop() -> None:
     for child, thread in list(_waited_for.items()):
         if thread != here:
             _send(child, signal.SIGTERM, group=True)
+    impatient = threading.Timer(_GRACE_S, _kill_waited_for, args=(here,))
+    impatient.daemon = True
+    impatient.start()
+
+
+def _kill_waited_for(spared: int) -> None:
+    """Those that did not hear. spared: the thread that sees to its own."""
+    for child, thread in list(_waited_for.items()):
+        if thread != spared:
+            _send(child, signal.SIGKILL, group=True)
 
 
 def stopping() -> bool:
