@@ -44,9 +44,10 @@ is safe to 1.6e-5 (`yardstick`).
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.checks import observer, yardstick
@@ -154,19 +155,23 @@ def _ask(context: Context) -> CheckResult:
         if isinstance(found, CheckResult):
             return found
         interpreted, kept = found
-        _switch_jit(context, on=True)
-    found = _measured(context, terms, name="overhead")
-    if interpreted is not None:
-        _switch_jit(context, on=False)
+    with contextlib.nullcontext() if interpreted is None else _compiling(context):
+        found = _measured(context, terms, name="overhead")
     if isinstance(found, CheckResult):
         return found
     measured, evidence = found
     return judged(measured, terms, (*evidence, *kept), interpreted=interpreted)
 
 
-def _switch_jit(context: Context, *, on: bool) -> None:
-    """For programs that are loaded from now on."""
-    _run(context, ["/bin/sh", "-c", 'echo "$1" >"$2"', "jit", str(int(on)), _JIT])
+@contextlib.contextmanager
+def _compiling(context: Context) -> Iterator[None]:
+    """The JIT is on, for programs that are loaded meanwhile."""
+    switch = ["/bin/sh", "-c", 'echo "$1" >"$2"', "jit"]
+    _run(context, [*switch, "1", _JIT])
+    try:
+        yield
+    finally:
+        _run(context, [*switch, "0", _JIT])
 
 
 def _measured(
