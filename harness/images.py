@@ -44,8 +44,8 @@ RELEASE_LABEL = "kernel-matrix.release"
 NAME_LABEL = "kernel-matrix.name"
 # What runs inside: `harness.container` and all it imports, standard library apart (tested).
 MODULES = (
-    "__init__", "confine", "console", "container", "errors", "guest", "initramfs", "place",
-    "process", "qemu", "session", "source_tree", "vm",
+    "__init__", "confine", "console", "container", "cputime", "errors", "guest", "initramfs",
+    "place", "process", "qemu", "session", "source_tree", "vm",
 )  # fmt: skip
 
 _MAIN = """\

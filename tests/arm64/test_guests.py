@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import build, job, kernel_container, paths, pipeline
+from harness import build, job, kernel_container, launch, paths, pipeline, session
 from harness.cache import Cache
+from harness.guest import GuestLostError
 from harness.results import Cause, Run, Verdict
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
@@ -54,6 +55,28 @@ def test_the_observer_works_on_the_oldest_and_the_newest_arm64_kernel(
     assert len(set(run.subject.objects.values())) == len(run.subject.objects) == 2
     boots = [cell.boot for cell in run.cells if cell.kernel.arch == "arm64"]
     assert all(boot is not None and boot.accelerator == "tcg" for boot in boots)
+
+
+def test_a_command_runs_under_an_arm64_kernel_and_a_panic_of_it_is_told(
+    cache: Cache, kernel: Callable[[str], KernelFiles]
+) -> None:
+    """`inv run`; and the firmware's reset, which the panicking kernel asks for, ends QEMU."""
+    name = f"{OLDEST}-arm64"
+    kernel(name)
+
+    def run(words: str) -> session.Outcome:
+        return launch.run_command(
+            name, ["sh", "-c", words], cache, lambda event: None, timeout_s=60.0, src="",
+            backend="local",
+        )  # fmt: skip
+
+    answered = run("uname -m; bash --version | head -1; exit 3")
+
+    assert answered.status == 3
+    assert answered.stdout.startswith(b"aarch64\nGNU bash")
+    with pytest.raises(GuestLostError, match="sysrq triggered crash") as lost:
+        run("echo c > /proc/sysrq-trigger")
+    assert lost.value.reason == "panic"
 
 
 def test_an_arm64_kernel_runs_in_a_kernel_container(
