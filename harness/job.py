@@ -127,7 +127,8 @@ def request(
     now = datetime.datetime.now().astimezone()
     given = CommandWords(
         run=words.commands, files=tuple(map(Path, words.files)), attached=words.attached,
-        timeout_s=words.timeout_s or COMMAND_TIMEOUT_S,
+        # Recorded is only one that differs; 0, said here and now, is refused.
+        timeout_s=words.timeout_s or (COMMAND_TIMEOUT_S if resume else given.timeout_s),
     )  # fmt: skip
     source, own_commands = _subject(words.object, words.manifest, given)
     chosen = tuple(one for one in wanted if one.name in mine)
