@@ -155,11 +155,13 @@ def words(
     environment: Mapping[str, str],
 ) -> list[str]:
     """What to put before the words of a QEMU. run_dir has an empty directory `root`."""
+    variables = [f"{name}={value}" for name, value in environment.items()]
     if how is Means.PLAIN or base is None:
         drop = ["--bounding-set=-all", "--inh-caps=-all"] if _may_drop() else []
         return [
             "setpriv", "--pdeathsig", "KILL", "--no-new-privs", *drop, "--",
             *_limits("prlimit", memory_mib),
+            "env", "-i", f"PATH={os.environ.get('PATH', os.defpath)}", *variables,
         ]  # fmt: skip
     alone = ["--user", "--map-root-user"] if how is Means.USER_NAMESPACE else []
     become = (
@@ -173,8 +175,7 @@ def words(
         "--kill-child=KILL", "--",
         str(base / "usr/bin/busybox"), "sh", "-c", _SETUP, "sh",
         str(base), str(run_dir), " ".join(writes), _numbers(_KVM) if kvm else "",
-        *(f"{name}={value}" for name, value in environment.items()),
-        *_limits("/usr/bin/prlimit", memory_mib, f"--nproc={MAX_TASKS}"),
+        *variables, *_limits("/usr/bin/prlimit", memory_mib, f"--nproc={MAX_TASKS}"),
         "/usr/bin/setpriv", *become, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
         "--pdeathsig", "KILL", "--",
     ]  # fmt: skip

@@ -34,6 +34,7 @@ _PRIVATE = ("mnt", "net", "pid", "ipc", "uts")
 _ENGINE_SOCKETS = ("var/run/docker.sock", "run/docker.sock", "run/containerd/containerd.sock")
 _MEMORY = ("/tmp", "/dev/mqueue", "/dev/shm")  # a container's own, limited as its memory is
 _UNLIMITED = "unlimited"
+_MANY_TASKS = 4096  # over that it is the limit of the user, not of the guest
 
 
 class Mark(StrEnum):
@@ -114,8 +115,9 @@ def judge(seen: Seen, *, contained: bool) -> tuple[Promise, ...]:
     filters = 2 if contained else 1
     remedy = (
         "the engine changed what we asked for: see its configuration (daemon.json)" if contained
-        else "run as root, or allow user namespaces (sysctl kernel.apparmor_restrict_unprivileged_"
-        "userns=0, user.max_user_namespaces), or use --backend docker"
+        else "no namespace can be made here: allow those of users (sysctl user.max_user_namespaces, "
+        "kernel.apparmor_restrict_unprivileged_userns), give a container CAP_SYS_ADMIN, or use "
+        "--backend docker"
     )  # fmt: skip
     return (
         _user(seen, remedy),
@@ -237,7 +239,9 @@ def _environment(seen: Seen, *, contained: bool, remedy: str) -> Promise:
     subject = "environment"
     if seen.environment is None:
         return Promise(subject=subject, mark=Mark.UNKNOWN, found="it cannot be seen")
-    expected = {"PATH", "HOSTNAME", "HOME"} if contained else {"QEMU_MODULE_DIR", OWNER_VARIABLE}
+    expected = (
+        {"PATH", "HOSTNAME", "HOME"} if contained else {"QEMU_MODULE_DIR", "PATH", OWNER_VARIABLE}
+    )
     foreign = [name for name in seen.environment if name not in expected]
     if foreign:
         found = f"{len(foreign)} variables of this machine"
@@ -258,6 +262,8 @@ def _limit(seen: Seen, what: str, cgroup: str, resource: str, unit_size: int, un
     if value == _UNLIMITED:
         return Promise(subject=subject, mark=Mark.BROKEN, found=_UNLIMITED)
     found = f"{int(value) // unit_size} {unit}".strip()
+    if cgroup == "pids" and int(value) > _MANY_TASKS:
+        return Promise(subject=subject, mark=Mark.BROKEN, found=f"{found}, as anybody's")
     return Promise(subject=subject, mark=Mark.HOLDS, found=f"{found}, by rlimit")
 
 
