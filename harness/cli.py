@@ -186,8 +186,8 @@ def kernel_matrix(
         with Progress() as emit:
             run = job.against_history(pipeline.run(request, cache, emit, kept), request.report_dir)
         _print(f"\n{reporting.table(run, _columns())}\n")  # first: a disk may refuse the files
-        if reporting.problems(run):
-            _print(f"{reporting.problems_text(run)}\n")
+        if told := reporting.problems_text(run):
+            _print(f"{told}\n")
         _print(reporting.verdict_line(run))
         for path in job.write_reports(run, request.report_dir):
             _print(f"  {path}")
