@@ -61,7 +61,8 @@ def test_a_guest_answers_from_an_unprivileged_container_and_leaves_nothing(
     ) as booted:
         release = booted.guest.run(["/bin/uname", "-r"], timeout_s=30).text.strip()
         (identity,) = ours(client)
-        host = client.containers.get(identity).attrs["HostConfig"]
+        attributes = client.containers.get(identity).attrs
+        host = attributes["HostConfig"]
         booted.held.kill()
         started = time.monotonic()
         with pytest.raises(GuestLostError, match="killed by signal 9"):
@@ -73,6 +74,10 @@ def test_a_guest_answers_from_an_unprivileged_container_and_leaves_nothing(
     assert host["CapDrop"] == ["ALL"]
     assert host["ReadonlyRootfs"]
     assert host["NetworkMode"] == "none"
+    assert (host["PidsLimit"], host["IpcMode"]) == (128, "none")
+    assert "0" not in attributes["Config"]["User"].split(":")
+    writable = [mount["Destination"] for mount in attributes["Mounts"] if mount["RW"]]
+    assert writable == ["/run/guest/console.log"]
     assert took_s < 10
     assert ours(client) == []
 
@@ -165,7 +170,7 @@ def test_a_session_on_this_machine_takes_a_directory_and_gives_signals(
     """`inv run`: the same session, without an engine; emulated where KVM boots nothing."""
     notes: list[str] = []
     (tmp_path / "file").write_text("carried")
-    where = Local(prefix=root.qemu_prefix, environment=root.environment)
+    where = Local(prefix=root.qemu_prefix, environment=root.environment, root=root.directory)
 
     outcome = session.run_command(
         Command(argv=("sh", "-c", "cat file >&2; cat; kill -KILL $$"), directory="/src", stdin=b"in"),

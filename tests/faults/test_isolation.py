@@ -42,11 +42,13 @@ def _namespaces(root: BaseRoot, run_dir: Path) -> None:
         pytest.skip("no namespaces can be made here")
 
 
-def _taken_over(root: BaseRoot, run_dir: Path, script: str) -> tuple[str, str]:
+def _taken_over(
+    root: BaseRoot, run_dir: Path, script: str, accelerator: Accelerator = Accelerator.TCG
+) -> tuple[str, str]:
     """(what it wrote to the console, to its standard error) when `script` ran in QEMU's place."""
     shell = (str(root.directory / "usr/bin/busybox"), "sh", "-c", script, str(run_dir))
     where = Local(prefix=shell, environment=root.environment, root=root.directory)
-    with where.hold([], run_dir, accelerator=Accelerator.TCG, memory_mib=256) as held:
+    with where.hold([], run_dir, accelerator=accelerator, memory_mib=256) as held:
         assert until(lambda: held.ended() is not None, timeout_s=_PATIENCE_S)
     console = (run_dir / "console.log").read_text(errors="replace")
     return console, (run_dir / "qemu.log").read_text(errors="replace")
@@ -117,6 +119,20 @@ echo "I am $$"
     assert "BAD" not in console
     assert "I am 1" in console  # the first of its own processes; it knows no others
     assert os.getpid() > 1
+
+
+@pytest.mark.usefixtures("_namespaces")
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no /dev/kvm")
+@pytest.mark.parametrize("accelerator", list(Accelerator))
+def test_kvm_is_there_for_those_who_need_it(
+    accelerator: Accelerator, root: BaseRoot, run_dir: Path
+) -> None:
+    """Whatever group or mode the machine's device has: we could open it, so may our guest."""
+    script = 'if true <>/dev/kvm; then echo opened; fi >"$0/console.log"'
+
+    console, _ = _taken_over(root, run_dir, script, accelerator)
+
+    assert (console == "opened\n") is (accelerator is Accelerator.KVM)
 
 
 @pytest.mark.usefixtures("_namespaces")
