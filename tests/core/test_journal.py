@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import journal, results
+from harness import job, journal, results
+from harness.cache import Cache
 from harness.errors import HarnessError, UsageError
 from harness.journal import Words
 from harness.results import Cause, Cell, CheckResult, Verdict
+from harness.sitting import Request
 from tests.report.runs import FACTS, FAIL, PASS, UNAVAILABLE, UNKNOWN, cell
 
 _INPUTS = {"subject": "aa", "kernel": "bb", "checks": "cc"}
@@ -265,3 +267,35 @@ def test_verdict_unknown_of_the_harness_itself_is_no_infrastructure() -> None:
 
     assert (UNKNOWN.ours, ours.ours, replace(FAIL, cause=Cause.INFRA).ours) == (True, False, False)
     assert ours.verdict is Verdict.UNKNOWN
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., Request]:
+    return lambda **words: job.request(cache=Cache(root=tmp_path / "cache"), **words)
+
+
+def test_only_the_directory_need_be_said_to_go_on(
+    ask: Callable[..., Request], tmp_path: Path
+) -> None:
+    """Of a shard, too; and the catalogue's default may have changed meanwhile."""
+    first = ask(
+        kernels="5.10,6.1-oldest", shard="1/2", check_names="load,splat", out=str(tmp_path / "r"),
+        append=("quiet",), jobs=3, boot_timeout_s=77.0, backend="local", strict=True,
+        commands=job.CommandWords(run=("true",), timeout_s=5.0),
+    )  # fmt: skip
+    with journal.opened(first.report_dir, first.words):
+        pass
+
+    again = ask(resume=str(tmp_path / "r"))
+
+    assert replace(again, subject=first.subject) == first
+    assert [kernel.name for kernel in again.kernels] == ["5.10-oldest", "6.1-oldest"]
+    assert again.planned == ("5.10-oldest", "5.10-newest", "6.1-oldest")
+    assert ask(resume=str(tmp_path / "r"), kernels="6.6-newest").planned == ("6.6-newest",)
+    assert ask(resume=str(tmp_path / "r"), jobs=1).append == ("quiet",)
+
+
+def test_a_report_goes_to_one_place(ask: Callable[..., Request], tmp_path: Path) -> None:
+    _kept(tmp_path)
+    with pytest.raises(UsageError, match="--resume names the directory of the report"):
+        ask(resume=str(tmp_path), out="elsewhere")
