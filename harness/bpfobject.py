@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from tabulate import tabulate
 
+from harness import intake
 from harness.btf import BpfObject, Program
 from harness.btf.data import (
     DataSection,
@@ -44,6 +46,7 @@ _ATOMIC_MODE: Final = 0xC0
 _STX: Final = 3
 _JMP32: Final = 6
 _BPF_ADD: Final = 0
+_MOST_SHOWN: Final = 400  # characters of a name, for people
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +125,9 @@ def inspect(path: Path | str) -> ObjectFacts:
 def facts(obj: BpfObject) -> ObjectFacts:
     """The facts of a parsed object."""
     relocations = _relocations(obj)
+    counts = Counter(one.program for one in relocations)
     license_section = obj.elf.section("license")
-    programs = tuple(_program(obj, program, relocations) for program in obj.entry_programs())
+    programs = tuple(_program(program, counts[program.name]) for program in obj.entry_programs())
     definitions = maps(obj)
     data = data_sections(obj)
     return ObjectFacts(
@@ -137,7 +141,7 @@ def facts(obj: BpfObject) -> ObjectFacts:
                 insns=len(program.insns),
                 stack=stack_bytes(program.insns),
                 static=program.local,
-                relocations=sum(one.program == program.name for one in relocations),
+                relocations=counts[program.name],
             )
             for program in obj.programs
             if program.subprogram
@@ -159,7 +163,7 @@ def to_json(one: ObjectFacts) -> str:
 def render_text(one: ObjectFacts) -> str:
     """The facts for a terminal."""
     parts = [
-        f"{one.path}: {one.byte_order}-endian, license {one.license or 'none'}",
+        f"{one.path}: {one.byte_order}-endian, license {intake.line(one.license, _MOST_SHOWN) or 'none'}",
         _section(
             "programs",
             ("name", "section", "type", "target", "insns", "stack", "relocations", "autoload"),
@@ -228,7 +232,8 @@ def render_text(one: ObjectFacts) -> str:
 def _section(title: str, head: tuple[str, ...], rows: list[tuple[str | int, ...]]) -> str:
     if not rows:
         return ""
-    table = tabulate(rows, headers=head, tablefmt="plain", disable_numparse=True)
+    words = [[intake.line(str(word), _MOST_SHOWN) for word in row] for row in rows]
+    table = tabulate(words, headers=head, tablefmt="plain", disable_numparse=True)
     return f"{title}: {len(rows)}\n" + "\n".join(f"  {line}" for line in table.splitlines())
 
 
@@ -241,9 +246,7 @@ def _text(data: bytes) -> str:
     return data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _program(
-    obj: BpfObject, program: Program, relocations: tuple[RelocationFacts, ...]
-) -> ProgramFacts:
+def _program(program: Program, relocations: int) -> ProgramFacts:
     definition = section_kind(program.section_name)
     return ProgramFacts(
         name=program.name,
@@ -254,7 +257,7 @@ def _program(
         insns=len(program.insns),
         stack=stack_bytes(program.insns),
         autoload=program.autoload,
-        relocations=sum(one.program == program.name for one in relocations),
+        relocations=relocations,
         helpers=tuple(helper(number).name for number in _helpers(program)),
     )
 
@@ -266,7 +269,11 @@ def _helpers(program: Program) -> list[int]:
 
 def _relocations(obj: BpfObject) -> tuple[RelocationFacts, ...]:
     found = []
+    paths: dict[tuple[int, str, int], str] = {}
     for number, record in enumerate(obj.ext.relocations):
+        key = (record.type_id, record.access, record.kind)
+        if key not in paths:
+            paths[key] = _path(obj, record)
         insn = record.insn_off // INSN_LEN
         program = obj.program_at(obj.section_index(record.section), insn)
         line = obj.line_at(record.section, insn)
@@ -276,7 +283,7 @@ def _relocations(obj: BpfObject) -> tuple[RelocationFacts, ...]:
                 program=program.name if program else f"<dropped in {record.section}>",
                 insn=insn - program.start if program else insn,
                 kind=relocation_name(record.kind),
-                path=_path(obj, record),
+                path=paths[key],
                 access=record.access,
                 file=line.file if line else "",
                 line=line.line if line else 0,
@@ -303,12 +310,10 @@ def _needs(
     definitions: tuple[MapDefinition, ...],
     data: tuple[DataSection, ...],
 ) -> tuple[Need, ...]:
-    users: dict[tuple[str, Feature], list[str]] = {}
+    users: dict[tuple[str, Feature], dict[str, None]] = {}
 
     def note(kind: str, feature: Feature, user: str) -> None:
-        names = users.setdefault((kind, feature), [])
-        if user not in names:
-            names.append(user)
+        users.setdefault((kind, feature), {})[user] = None
 
     for one in programs:
         if one.type:

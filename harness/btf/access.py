@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from harness.btf.explore import explore, meeting_points, successors
+from harness.btf.explore import STACK_BYTES, Steps, explore, meeting_points, successors
 from harness.btf.features import helper, helper_number
 from harness.btf.insn import (
     ALU64,
@@ -101,6 +101,8 @@ class _Audit:
         self._found: dict[tuple[str, int], Finding] = {}
         self._results: dict[tuple[str, Registers, bool], Pointer | None] = {}
         self._references: dict[str, Mapping[int, Reference]] = {}
+        self._meets: dict[str, frozenset[int]] = {}
+        self._steps = Steps()
         # Relocated instructions by function, with the size of the struct they reach into.
         self._relocated: dict[str, dict[int, int]] = {}
         sections = {
@@ -142,8 +144,10 @@ class _Audit:
         start = _State(
             (*arguments, None, None, None, None, Pointer("stack", 0), *_NO_REGISTERS), ()
         )
-        meets = meeting_points(program.insns)
-        explore(meets, len(program.insns), start, walker.step, _join)
+        if program.name not in self._meets:
+            self._meets[program.name] = meeting_points(program.insns)
+        meets = self._meets[program.name]
+        explore(meets, len(program.insns), start, walker.step, _join, self._steps)
         returned = walker.returns
         self._results[key] = next(iter(returned)) if len(returned) == 1 else None
         return self._results[key]
@@ -327,6 +331,8 @@ def _set(state: _State, register: int, value: Pointer | None) -> _State:
 
 
 def _put(stack: Stack, place: int, size: int, value: Pointer | None) -> Stack:
+    if not -STACK_BYTES <= place < 0:
+        return stack  # not of the stack: no verifier lets that pass
     kept = [slot for slot in stack if slot[0] + slot[1] <= place or slot[0] >= place + size]
     if value is not None:
         kept.append((place, size, value))

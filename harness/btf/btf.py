@@ -43,6 +43,8 @@ from harness.btf.types import (
 )
 
 _MAX_RESOLVE_DEPTH: Final = 32
+_MAX_SKIPPED: Final = 1024  # typedefs and qualifiers in a row; the kernel's verifier takes 32
+_MAX_STRING: Final = 64 << 10  # bytes; names have up to 511, source lines more
 _U32_MAX: Final = 0xFFFFFFFF
 
 
@@ -170,6 +172,11 @@ class Btf:
         return self._strings[self._strings_start : self._strings_end]
 
     @property
+    def strings_len(self) -> int:
+        """Bytes of the string section, base's included."""
+        return self._strings_end - self._strings_start
+
+    @property
     def string_view(self) -> tuple[bytes, int, int]:
         """(buffer, start, end) of the strings: for searches without copies."""
         return self._strings, self._strings_start, self._strings_end
@@ -184,7 +191,14 @@ class Btf:
                 field="name_off",
                 source=self.source,
             )
-        return self._strings[begin : self._strings.index(0, begin, self._strings_end)]
+        end = self._strings.index(0, begin, self._strings_end)
+        if end - begin > _MAX_STRING:
+            raise BtfError(
+                f"the string at '{offset}' has {end - begin} bytes",
+                field="name_off",
+                source=self.source,
+            )
+        return self._strings[begin:end]
 
     def string(self, offset: int) -> str:
         """The string at `offset`, decoded for people."""
@@ -346,9 +360,9 @@ class Btf:
                 type_id = words[at + 2]
                 at = offsets[type_id]
                 steps += 1
-                if steps > len(offsets):
+                if steps > _MAX_SKIPPED:
                     raise BtfError(
-                        f"type '{type_id}' is a typedef of itself",
+                        f"type '{type_id}' is a typedef of itself, or of too many",
                         field="type",
                         source=self.source,
                     )
@@ -375,10 +389,14 @@ class Btf:
         positions: dict[bytes, int] = {}
         anonymous = []
         strings, start, end = self._strings, self._strings_start, self._strings_end
+        left = 4 * (end - start) + _MAX_STRING
         for number, offset in enumerate(offsets):
             begin = start + offset
             # A name outside the strings is none, as in libbpf.
             name = strings[begin : strings.index(0, begin, end)] if begin < end else b""
+            left -= len(name)
+            if left < 0:
+                raise BtfError("members' names overlap", field="name_off", source=self.source)
             if name:
                 positions.setdefault(name, number)
             else:

@@ -8,10 +8,12 @@ from enum import StrEnum
 from typing import Final
 
 from harness.btf.btf import Btf
-from harness.btf.elf import SHF_EXECINSTR, SHT_NOBITS, STB_WEAK, STT_OBJECT, Section
+from harness.btf.elf import SHF_EXECINSTR, SHT_NOBITS, STB_WEAK, STT_OBJECT, Section, Symbol
 from harness.btf.kinds import INT_BOOL, Kind, kind_name
 from harness.btf.object import BpfObject
 
+_MAX_NESTED: Final = 16
+_MAX_WORDS: Final = 200  # types in one spelling
 _NUMBERS: Final = ("type", "key_size", "value_size", "max_entries", "map_flags", "pinning")
 
 
@@ -93,12 +95,17 @@ def maps(obj: BpfObject) -> tuple[MapDefinition, ...]:
 
 def data_sections(obj: BpfObject) -> tuple[DataSection, ...]:
     """Sections of global data with their variables, in file order."""
+    symbols: dict[int, list[Symbol]] = {}
+    for symbol in obj.symbols:
+        if symbol.type == STT_OBJECT:
+            symbols.setdefault(symbol.section, []).append(symbol)
+    types: dict[str, str] = {}
     return tuple(
         DataSection(
             name=section.name,
             size=section.size,
             read_only=section.name.startswith(".rodata"),
-            variables=_variables(obj, section),
+            variables=_variables(obj, symbols.get(section.index, []), types),
         )
         for section in obj.elf.sections
         if is_data(section)
@@ -184,38 +191,56 @@ def kconfig_type(btf: Btf, type_id: int) -> KconfigType:
         return KconfigType.TRISTATE if tristate else KconfigType.UNKNOWN
     if kind == Kind.ARRAY:
         element, length = btf.array_of(type_id)
-        if length and kconfig_type(btf, element) is KconfigType.CHAR:
-            return KconfigType.CHARS
+        element = btf.skip(element)
+        # An array of arrays is none, nor is an array of itself.
+        if length and btf.kind(element) == Kind.INT:
+            char = kconfig_type(btf, element) is KconfigType.CHAR
+            return KconfigType.CHARS if char else KconfigType.UNKNOWN
     return KconfigType.UNKNOWN
 
 
-def type_text(btf: Btf, type_id: int, depth: int = 16) -> str:
+def type_text(btf: Btf, type_id: int) -> str:
     """A short C-like spelling of a type."""
-    if depth == 0:
-        return "…"
-    kind = btf.kind(type_id)
-    name = btf.name(type_id) if type_id else "void"
-    if kind == Kind.PTR:
-        return type_text(btf, btf.reference(type_id), depth - 1) + " *"
-    if kind in (Kind.CONST, Kind.VOLATILE, Kind.RESTRICT):
-        return f"{kind_name(kind)} {type_text(btf, btf.reference(type_id), depth - 1)}"
-    if kind == Kind.TYPE_TAG:
-        return type_text(btf, btf.reference(type_id), depth - 1)
-    if kind == Kind.ARRAY:
-        element, length = btf.array_of(type_id)
-        return f"{type_text(btf, element, depth - 1)}[{length}]"
-    if kind in (Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64):
-        word = "enum" if kind in (Kind.ENUM, Kind.ENUM64) else kind_name(kind)
-        return f"{word} {name or '<anon>'}"
-    if kind == Kind.FWD:
-        return f"{'union' if btf.kflag(type_id) else 'struct'} {name}"
-    if kind == Kind.FUNC_PROTO:
-        parameters = ", ".join(
-            type_text(btf, one.type_id, depth - 1) if one.type_id else "..."
-            for one in btf.parameters(type_id)
-        )
-        return f"{type_text(btf, btf.reference(type_id), depth - 1)} ({parameters or 'void'})"
-    return name or kind_name(kind)
+    return _Spelling(btf).of(type_id, _MAX_NESTED)
+
+
+class _Spelling:
+    """One type's spelling, "…" for what is nested too deeply or is too much to read.
+
+    Prototypes whose parameters are prototypes double with each level.
+    """
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+        self._left = _MAX_WORDS
+
+    def of(self, type_id: int, depth: int) -> str:
+        self._left -= 1
+        if depth == 0 or self._left < 0:
+            return "…"
+        btf, deeper = self._btf, depth - 1
+        kind = btf.kind(type_id)
+        name = btf.name(type_id) if type_id else "void"
+        if kind == Kind.PTR:
+            return self.of(btf.reference(type_id), deeper) + " *"
+        if kind in (Kind.CONST, Kind.VOLATILE, Kind.RESTRICT):
+            return f"{kind_name(kind)} {self.of(btf.reference(type_id), deeper)}"
+        if kind == Kind.TYPE_TAG:
+            return self.of(btf.reference(type_id), deeper)
+        if kind == Kind.ARRAY:
+            element, length = btf.array_of(type_id)
+            return f"{self.of(element, deeper)}[{length}]"
+        if kind in (Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64):
+            word = "enum" if kind in (Kind.ENUM, Kind.ENUM64) else kind_name(kind)
+            return f"{word} {name or '<anon>'}"
+        if kind == Kind.FWD:
+            return f"{'union' if btf.kflag(type_id) else 'struct'} {name}"
+        if kind == Kind.FUNC_PROTO:
+            given = btf.parameters(type_id)
+            shown = [self.of(one.type_id, deeper) if one.type_id else "..." for one in given[:64]]
+            parameters = ", ".join([*shown, *(["…"] if given[64:] else [])])
+            return f"{self.of(btf.reference(type_id), deeper)} ({parameters or 'void'})"
+        return name or kind_name(kind)
 
 
 def _homes(btf: Btf) -> dict[str, tuple[str, int]]:
@@ -264,15 +289,21 @@ def _map(btf: Btf, name: str, layout: int) -> MapDefinition:
     )
 
 
-def _variables(obj: BpfObject, section: Section) -> tuple[Variable, ...]:
-    """From the symbols: clang leaves the offsets in BTF at 0."""
+def _variables(
+    obj: BpfObject, symbols: list[Symbol], types: dict[str, str]
+) -> tuple[Variable, ...]:
+    """From a section's symbols: clang leaves the offsets in BTF at 0. types: by name, so far."""
     found = []
-    for symbol in obj.symbols:
-        if symbol.section != section.index or symbol.type != STT_OBJECT:
-            continue
-        text = ""
-        if obj.btf is not None:
+    for symbol in symbols:
+        if obj.btf is not None and symbol.name not in types:
             variable = obj.btf.find(symbol.name, Kind.VAR)
-            text = type_text(obj.btf, obj.btf.reference(variable)) if variable else ""
-        found.append(Variable(name=symbol.name, type=text, offset=symbol.value, size=symbol.size))
+            types[symbol.name] = type_text(obj.btf, obj.btf.reference(variable)) if variable else ""
+        found.append(
+            Variable(
+                name=symbol.name,
+                type=types.get(symbol.name, ""),
+                offset=symbol.value,
+                size=symbol.size,
+            )
+        )
     return tuple(sorted(found, key=lambda one: (one.offset, one.name)))

@@ -43,7 +43,7 @@ ELF_MAGIC: Final = b"\x7fELF"
 MOST_OBJECT_BYTES: Final = 32 << 20
 MOST_TYPES_BYTES: Final = 64 << 20  # of BTF; a vmlinux's has 3-10 MB
 MOST_VMLINUX_BYTES: Final = 4 << 30
-_MAX_SECTIONS: Final = 65_536
+_MAX_SECTIONS: Final = 16_384  # pyelftools takes 50 us for each
 
 # Whatever pyelftools lets through when headers lie; it has no single base class for them.
 _LIBRARY_ERRORS: Final = (
@@ -111,6 +111,7 @@ class Elf:
     machine: int
     relocatable: bool
     sections: tuple[Section, ...]
+    by_name: dict[str, int]  # the first section of each name
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> Elf:
@@ -149,31 +150,43 @@ class Elf:
             ) from error
         if not 0 <= names_at < count:
             raise BtfError(f"'{names_at}' is no section", field="e_shstrndx", source=source)
-        bodies = [
-            _body(data, types[number], plain[number][2], plain[number][3], number, source)
+        extents = [
+            _extent(data, types[number], plain[number][2], plain[number][3], number, source)
             for number in range(count)
         ]
-        names = bodies[names_at]
+        # Sections do not overlap; a table in which each of them is the whole file costs gigabytes.
+        total = sum(end - start for start, end in extents)
+        if total > 2 * len(data):
+            raise BtfError(
+                f"sections of {total} bytes in a file of {len(data)}",
+                field="sh_size",
+                source=source,
+            )
+        bodies = [data[start:end] for start, end in extents]
+        names = _Names(bodies[names_at], source, "sh_name")
+        sections = tuple(
+            Section(
+                index=number,
+                name=names.at(plain[number][0]),
+                type=types[number],
+                flags=plain[number][1],
+                offset=plain[number][2],
+                size=plain[number][3],
+                link=plain[number][4],
+                info=plain[number][5],
+                data=bodies[number],
+            )
+            for number in range(count)
+        )
         return cls(
             source=source,
             byte_order="little" if little else "big",
             bits=bits,
             machine=machine,
             relocatable=relocatable,
-            sections=tuple(
-                Section(
-                    index=number,
-                    name=_string(names, plain[number][0], source, "sh_name"),
-                    type=types[number],
-                    flags=plain[number][1],
-                    offset=plain[number][2],
-                    size=plain[number][3],
-                    link=plain[number][4],
-                    info=plain[number][5],
-                    data=bodies[number],
-                )
-                for number in range(count)
-            ),
+            sections=sections,
+            # Backwards, so that the first stays; section 0 is none.
+            by_name={one.name: one.index for one in reversed(sections[1:])},
         )
 
     @property
@@ -183,7 +196,8 @@ class Elf:
 
     def section(self, name: str) -> Section | None:
         """The first section of this name."""
-        return next((section for section in self.sections[1:] if section.name == name), None)
+        at = self.by_name.get(name)
+        return None if at is None else self.sections[at]
 
     def symbols(self) -> tuple[Symbol, ...]:
         """The symbol table of a 64-bit file; empty when there is none."""
@@ -192,12 +206,12 @@ class Elf:
             return ()
         if table.link >= len(self.sections):
             raise BtfError(f"'{table.link}' is no section", field="sh_link", source=self.source)
-        names = self.sections[table.link].data
+        names = _Names(self.sections[table.link].data, self.source, "st_name")
         whole = table.data[: len(table.data) // 24 * 24]
         return tuple(
             Symbol(
                 index=number,
-                name=_string(names, name, self.source, "st_name"),
+                name=names.at(name),
                 section=section,
                 value=value,
                 size=size,
@@ -280,9 +294,12 @@ def _raw_type(data: bytes, file: ELFFile, number: int) -> int:
     return int(struct.unpack_from("<I" if file.little_endian else ">I", data, at)[0])
 
 
-def _body(data: bytes, kind: int, offset: int, size: int, number: int, source: str) -> bytes:
+def _extent(
+    data: bytes, kind: int, offset: int, size: int, number: int, source: str
+) -> tuple[int, int]:
+    """Where the contents start and end in the file; nothing for sections without."""
     if kind in (0, SHT_NOBITS):
-        return b""
+        return 0, 0
     if offset + size > len(data):
         raise BtfError(
             f"section {number} ends at {offset + size}, behind the file's {len(data)} bytes",
@@ -290,11 +307,35 @@ def _body(data: bytes, kind: int, offset: int, size: int, number: int, source: s
             field="sh_size",
             source=source,
         )
-    return data[offset : offset + size]
+    return offset, offset + size
 
 
-def _string(table: bytes, at: int, source: str, field: str) -> str:
-    end = table.find(b"\0", at)
-    if at > len(table) or (end < 0 and table):
-        raise BtfError(f"string offset '{at}' is outside its table", field=field, source=source)
-    return table[at:end].decode("utf-8", "backslashreplace") if table else ""
+class _Names:
+    """A string table. Names may share their ends, but not all be the ends of one long name."""
+
+    def __init__(self, table: bytes, source: str, field: str) -> None:
+        self._table = table
+        self._source = source
+        self._field = field
+        self._known: dict[int, str] = {}
+        self._left = 4 * len(table) + (1 << 20)
+
+    def at(self, offset: int) -> str:
+        """The name at `offset`, decoded for people."""
+        known = self._known.get(offset)
+        if known is not None:
+            return known
+        table = self._table
+        end = table.find(b"\0", offset)
+        if offset > len(table) or (end < 0 and table):
+            raise BtfError(
+                f"string offset '{offset}' is outside its table",
+                field=self._field,
+                source=self._source,
+            )
+        self._left -= end - offset
+        if self._left < 0:
+            raise BtfError("names that overlap", field=self._field, source=self._source)
+        name = table[offset:end].decode("utf-8", "backslashreplace") if table else ""
+        self._known[offset] = name
+        return name

@@ -13,15 +13,32 @@ from typing import Final, TypeVar
 from harness.btf.insn import CALL, EXIT, JMP, JMP32, Insn
 
 _STATES_PER_INSN: Final = 4
+STACK_BYTES: Final = 512  # of a program (Linux UAPI bpf.h, MAX_BPF_STACK)
 _STEPS: Final = 400_000
+_STEPS_IN_ALL: Final = 4_000_000
 
 State = TypeVar("State")
 Step = Callable[[int, State], Iterable[tuple[int, State]]]
 Join = Callable[[State, State], State]
 
 
+class Steps:
+    """How many steps all walks of an object may take together.
+
+    Functions are walked anew for other arguments, so that calls multiply the work.
+    """
+
+    def __init__(self, most: int = _STEPS_IN_ALL) -> None:
+        self.left = most
+
+
 def explore(
-    meets: frozenset[int], length: int, start: State, step: Step[State], join: Join[State]
+    meets: frozenset[int],
+    length: int,
+    start: State,
+    step: Step[State],
+    join: Join[State],
+    steps: Steps,
 ) -> bool:
     """Run `step` from instruction 0 until nothing new comes up; False if it took too long.
 
@@ -34,6 +51,9 @@ def explore(
     for _ in range(_STEPS):
         if not waiting:
             return True
+        steps.left -= 1
+        if steps.left < 0:
+            return False
         at, state = waiting.pop()
         for target, after in step(at, state):
             if not 0 <= target < length:

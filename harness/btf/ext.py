@@ -65,6 +65,7 @@ class BtfExt:
     @classmethod
     def parse(cls, data: bytes, btf: Btf) -> BtfExt:
         """Read a `.BTF.ext` section; `btf` is the same object's."""
+        strings = _Strings(btf)
         order = _byte_order(data)
         mark = "<" if order == "little" else ">"
         if len(data) < 24:
@@ -90,8 +91,8 @@ class BtfExt:
                 LineInfo(
                     section=section,
                     insn_off=fields[0],
-                    file=btf.string(fields[1]),
-                    text=btf.string(fields[2]).strip(),
+                    file=strings.at(fields[1]),
+                    text=strings.at(fields[2]).strip(),
                     line=fields[3] >> 10,
                     column=fields[3] & 0x3FF,
                 )
@@ -103,12 +104,30 @@ class BtfExt:
                     index=index,
                     insn_off=fields[0],
                     type_id=fields[1],
-                    access=btf.string(fields[2]),
+                    access=strings.at(fields[2]),
                     kind=fields[3],
                 )
                 for section, index, fields in segments.get("core_relo", ())
             ),
         )
+
+
+class _Strings:
+    """Strings of the BTF, each decoded once; records cannot all name the ends of one long one."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+        self._known: dict[int, str] = {}
+        self._left = 4 * btf.strings_len + (1 << 20)
+
+    def at(self, offset: int) -> str:
+        known = self._known.get(offset)
+        if known is None:
+            known = self._known[offset] = self._btf.string(offset)
+            self._left -= len(known)
+            if self._left < 0:
+                raise _error("records name strings that overlap", 0, "str_off")
+        return known
 
 
 def _error(message: str, offset: int, field: str) -> BtfError:

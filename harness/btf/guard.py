@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from harness.btf.arith import NONNULL, Registers, Value, alu, decide
-from harness.btf.explore import explore, meeting_points, successors
+from harness.btf.explore import STACK_BYTES, Steps, explore, meeting_points, successors
 from harness.btf.insn import (
     ALU,
     ALU64,
@@ -106,6 +106,7 @@ class Guard:
         self._results: dict[tuple[tuple[int, int], Registers], Value | None] = {}
         self._refused: set[tuple[str, int]] = set()
         self._complete = True
+        self._steps = Steps()
         self._sections = {section.name: section.data for section in obj.elf.sections}
 
     def reach(self, program: Program) -> Reach:
@@ -139,7 +140,9 @@ class Guard:
         start = State((*arguments, None, None, None, None, Value("stack", 0), *_NO_REGISTERS), ())
         if key not in self._meets:
             self._meets[key] = meeting_points(program.insns)
-        self._complete &= explore(self._meets[key], len(walker.insns), start, walker.step, _join)
+        self._complete &= explore(
+            self._meets[key], len(walker.insns), start, walker.step, _join, self._steps
+        )
         self._results[memo] = walker.returned()
         return self._results[memo]
 
@@ -363,6 +366,8 @@ def _store(insn: Insn, state: State, opaque: bool) -> State:
     if pointer.number is None or opaque:
         return State(state.registers, ())
     place, size = pointer.number + insn.off, SIZE_BYTES[insn.code & 0x18]
+    if not -STACK_BYTES <= place < 0:
+        return state  # not of the stack: no verifier lets that pass
     kept = [slot for slot in state.stack if slot[0] + slot[1] <= place or slot[0] >= place + size]
     value: Value | None = None
     if insn.code & 0xE0 == _MEM:

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from zlib import crc32
 
+from harness.btf.errors import BtfError
 from harness.btf.kinds import KIND_MASK, KIND_SHIFT, Kind
 
 
@@ -49,13 +50,18 @@ class NameIndex:
         pairs: list[int] = []
         append = pairs.append
         known: dict[int, int] = {}
+        left = 4 * (end - start) + (1 << 16)
         for type_id, at in enumerate(offsets):
             name_off = words[at]
             if not name_off or words[at + 1] >> KIND_SHIFT & KIND_MASK == function:
                 continue
             key = known.get(name_off)
             if key is None:
-                key = known[name_off] = _key(strings, start + name_off, end)
+                key, length = _key(strings, start + name_off, end)
+                known[name_off] = key
+                left -= length
+                if left < 0:  # every name the end of one long name: hours of checksums
+                    raise BtfError("types' names overlap", field="name_off")
             if key >= 0:
                 append(key << 32 | type_id)
         pairs.sort()
@@ -117,11 +123,11 @@ class FunctionIndex:
         return sorted([*self._first.values(), *(one for ids in self._more.values() for one in ids)])
 
 
-def _key(strings: bytes, begin: int, end: int) -> int:
-    """Key of the name that starts at `begin`, -1 for the empty and the impossible."""
+def _key(strings: bytes, begin: int, end: int) -> tuple[int, int]:
+    """Key and length of the name that starts at `begin`; -1 for the empty and the impossible."""
     if begin >= end:
-        return -1
+        return -1, 0
     text = strings[begin : strings.index(0, begin, end)]
     if not text:
-        return -1
-    return crc32(essential_name(text) if b"___" in text else text)
+        return -1, 0
+    return crc32(essential_name(text) if b"___" in text else text), len(text)

@@ -15,6 +15,7 @@ from harness.btf.index import essential_name
 from harness.btf.kinds import INT_SIGNED, KIND_MASK, KIND_SHIFT, VLEN_MASK, Kind
 
 _DEPTH: Final = 32
+_NESTED: Final = 1024  # arrays of arrays; libbpf has no limit
 # libbpf would walk an exponential pile of prototypes for hours; nothing real comes near this.
 _BUDGET: Final = 1_000_000
 _ENUMS: Final = (Kind.ENUM, Kind.ENUM64)
@@ -37,7 +38,7 @@ def kinds_compatible(one: int, other: int) -> bool:
 
 def fields_compatible(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
     """Whether a target member of this type can stand for the local one."""
-    for _ in range(_BUDGET):
+    for _ in range(_NESTED):
         local_id, target_id = local.skip(local_id), target.skip(target_id)
         local_kind, target_kind = local.kind(local_id), target.kind(target_id)
         if local_kind in _COMPOSITES and target_kind in _COMPOSITES:
@@ -106,6 +107,7 @@ class _Compatible:
                 local_id, target_id = local.array_of(local_id)[0], target.array_of(target_id)[0]
             elif kind == Kind.FUNC_PROTO:
                 ours, theirs = _parameter_ids(local, local_id), _parameter_ids(target, target_id)
+                self._budget -= len(ours)
                 if len(ours) != len(theirs):
                     return False
                 for one, other in zip(ours, theirs, strict=True):
@@ -164,6 +166,7 @@ class _Match:
                     return False
             elif ours == Kind.FUNC_PROTO:
                 mine, other = _parameter_ids(local, local_id), _parameter_ids(target, target_id)
+                self._budget -= len(mine) + len(other)
                 if len(mine) != len(other):
                     return False
                 for one, two in zip(mine, other, strict=True):
@@ -185,17 +188,21 @@ class _Match:
             return False
         if local.vlen(local_id) > target.vlen(target_id):
             return False
+        self._budget -= target.vlen(target_id)
         present = {essential_name(name) for name in enumerator_names(target, target_id)}
         return all(essential_name(name) in present for name in enumerator_names(local, local_id))
 
     def _members(self, local_id: int, target_id: int, level: int) -> bool:
         local, target = self._local, self._target
         ours, theirs = _member_names(local, local_id), _member_names(target, target_id)
+        self._budget -= len(ours) + len(theirs)
         if len(ours) > len(theirs):
             return False
         for name, type_id in ours:
             for other_name, other_id in theirs:
                 self._budget -= 1
+                if self._budget <= 0:
+                    raise Refusal("EINVAL", "types are too many to compare")
                 if names_match(name, other_name) and self.check(
                     type_id, other_id, False, level - 1
                 ):

@@ -32,6 +32,7 @@ from harness.btf.ext import BtfExt, LineInfo
 from harness.btf.insn import INSN_LEN, Insn, decode
 
 _TEXT = ".text"
+_MAX_ALIASES = 4  # names of one function
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,16 +166,22 @@ def _is_code(elf: Elf, index: int) -> bool:
 
 
 def _programs(elf: Elf, symbols: tuple[Symbol, ...]) -> tuple[Program, ...]:
+    functions: dict[int, list[Symbol]] = {}
+    for symbol in symbols:
+        if symbol.type == STT_FUNC:
+            functions.setdefault(symbol.section, []).append(symbol)
     found = []
     for section in elf.sections:
         if section.type != SHT_PROGBITS or not section.flags & SHF_EXECINSTR or not section.data:
             continue
+        mine = functions.get(section.index, [])
+        # Each function is a copy of its instructions: they do not overlap by more than aliases do.
+        if sum(symbol.size for symbol in mine) > _MAX_ALIASES * len(section.data):
+            raise BtfError(
+                f"functions of '{section.name}' overlap", field="st_size", source=elf.source
+            )
         insns = decode(section.data, elf.byte_order)
-        found += [
-            _program(section, symbol, insns, elf.source)
-            for symbol in symbols
-            if symbol.section == section.index and symbol.type == STT_FUNC
-        ]
+        found += [_program(section, symbol, insns, elf.source) for symbol in mine]
     return tuple(sorted(found, key=lambda program: (program.section_index, program.start)))
 
 

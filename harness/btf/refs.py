@@ -6,11 +6,12 @@ These are the ELF relocations of the object, read as libbpf's bpf_program__recor
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.btf.data import is_data
-from harness.btf.elf import STT_SECTION, Symbol
+from harness.btf.elf import STT_SECTION, ElfRelocation, Symbol
 from harness.btf.insn import CALL, INSN_LEN, LDIMM64, PSEUDO_CALL, Insn
 from harness.btf.object import BpfObject, Program
 
@@ -40,7 +41,10 @@ class Reference:
 def references(obj: BpfObject, program: Program) -> dict[int, Reference]:
     """Instruction (within the program) → what it refers to."""
     found: dict[int, Reference] = {}
-    for entry in obj.relocations.get(program.section_index, ()):
+    entries = obj.relocations.get(program.section_index, ())
+    first = bisect_left(entries, program.start * INSN_LEN, key=_offset)
+    end = bisect_left(entries, (program.start + len(program.insns)) * INSN_LEN, key=_offset)
+    for entry in entries[first:end]:
         insn = entry.offset // INSN_LEN - program.start
         if not 0 <= insn < len(program.insns) or entry.symbol >= len(obj.symbols):
             continue
@@ -53,6 +57,10 @@ def references(obj: BpfObject, program: Program) -> dict[int, Reference]:
                 kind=ReferenceKind.CALL, name=function.name if function else "", function=function
             )
     return found
+
+
+def _offset(entry: ElfRelocation) -> int:
+    return entry.offset
 
 
 def _read(obj: BpfObject, insn: Insn, symbol: Symbol) -> Reference:
@@ -86,11 +94,13 @@ def _read(obj: BpfObject, insn: Insn, symbol: Symbol) -> Reference:
 def call_graph(obj: BpfObject, entry: Program) -> list[Program]:
     """`entry` and every function that is appended to it, in libbpf's order."""
     order: list[Program] = []
+    seen: set[int] = set()
     waiting = [entry]
     while waiting:
         program = waiting.pop()
-        if program in order:
+        if id(program) in seen:
             continue
+        seen.add(id(program))
         order.append(program)
         called = [
             one.function

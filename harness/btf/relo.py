@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from harness.btf import patch, values
 from harness.btf.btf import Btf
@@ -26,6 +27,8 @@ from harness.btf.object import BpfObject, Program
 from harness.btf.refs import call_graph
 from harness.btf.spec import Spec, match, parse
 from harness.btf.values import LATEST, Rules, Unsatisfied, Value
+
+_MAX_MATCHES: Final = 300_000  # of an object on a kernel; real ones need thousands
 
 
 class Status(StrEnum):
@@ -228,6 +231,7 @@ class _Run:
         self._target = target
         self._modules = modules
         self._candidates: dict[int, _Candidates] = {}
+        self._matches = 0
         # A list of at most one candidate is never pruned: equal relocations have equal results.
         self._known: dict[tuple[int, str, int], _Found] = {}
         self._insns = {
@@ -328,6 +332,9 @@ class _Run:
         kept: list[tuple[Btf, int]] = []
         first: tuple[Spec, Value] | None = None
         for btf, candidate in candidates.found:
+            self._matches += 1
+            if self._matches > _MAX_MATCHES:
+                raise Refusal("E2BIG", "too many types to try")
             spec = match(local, btf, candidate)
             if spec is None:
                 continue

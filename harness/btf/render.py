@@ -9,6 +9,7 @@ from typing import Final
 
 from tabulate import tabulate
 
+from harness import intake
 from harness.btf.relo import Status
 from harness.btf.table import Cell, Column, Group, ObjectReport, ResolveReport, groups
 from harness.btf.verdict import Cause, ProgramVerdict, Verdict
@@ -65,12 +66,14 @@ def _verdict_table(one: ObjectReport) -> str:
             notes += [f"object: {column.verdict.error}"] if column.verdict.error else []
             key = (str(column.verdict.verdict), "; ".join(notes + _short(bad)))
         lines.setdefault(key, []).append(column.kernel)
-    rows = [(key[0], _kernels(names), key[1]) for key, names in lines.items()]
+    rows = [
+        [_line(word) for word in (key[0], _kernels(names), key[1])] for key, names in lines.items()
+    ]
     return tabulate(rows, headers=("verdict", "kernels", "programs"), tablefmt="plain")
 
 
 def _relocation_table(one: ObjectReport, verbose: bool) -> str:
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[list[str]] = []
     plain = 0
     for number, row in enumerate(one.rows):
         found = groups(one, number)
@@ -80,7 +83,8 @@ def _relocation_table(one: ObjectReport, verbose: bool) -> str:
         for position, group in enumerate(found):
             place = f"{row.program}+{row.insn}" if position == 0 else ""
             what = f"{row.kind} {row.path}" if position == 0 else ""
-            rows.append((place, what, outcome_text(group.cell), _kernels(group.kernels)))
+            row_words = (place, what, outcome_text(group.cell), _kernels(group.kernels))
+            rows.append([_line(word) for word in row_words])
     head = ("place", "relocation", "outcome", "kernels")
     table = tabulate(rows, headers=head, tablefmt="plain", disable_numparse=True) if rows else ""
     note = f"{plain} relocations have one value on all kernels" if plain else ""
@@ -108,11 +112,16 @@ def _reasons(one: ObjectReport) -> str:
                 key = (program.program, program.cause, reason)
                 found.setdefault(key, []).append(column.kernel)
     lines = [
-        f"{program}: {reason}\n  on {_kernels(names)}"
+        f"{_line(program)}: {_line(reason)}\n  on {_kernels(names)}"
         + (f"\n  remedy: {REMEDIES[cause]}" if REMEDIES[cause] else "")
         for (program, cause, reason), names in found.items()
     ]
     return "\n".join(lines)
+
+
+def _line(words: str) -> str:
+    """Names of an object and of kernels, in a table."""
+    return intake.line(words)
 
 
 def _short(texts: list[str], most: int = 3) -> list[str]:

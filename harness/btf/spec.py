@@ -35,6 +35,7 @@ from harness.btf.match import (
 )
 
 _MAX_LEN: Final = 64
+_MAX_VISITS: Final = 10_000  # of anonymous structs and unions; libbpf would go on for ages
 _U32: Final = 0xFFFFFFFF
 _ENUMS: Final = (Kind.ENUM, Kind.ENUM64)
 _COMPOSITES: Final = (Kind.STRUCT, Kind.UNION)
@@ -59,6 +60,7 @@ class Spec:
     accessors: list[Accessor] = field(default_factory=list)
     raw: list[int] = field(default_factory=list)  # every step, anonymous members included
     bit_offset: int = 0
+    visits: int = 0  # of composites, in the search for members
 
     def text(self) -> str:
         """The path as libbpf prints it: `<byte_off> [4] struct sk_buff.len (0:7 @ offset 112)`."""
@@ -244,6 +246,9 @@ def _match_member(local: Btf, wanted: Accessor, spec: Spec, target_id: int) -> i
         return 0
     if len(spec.raw) == _MAX_LEN:
         raise Refusal("E2BIG", "the target's types are nested too deeply")
+    spec.visits += 1
+    if spec.visits > _MAX_VISITS:  # two anonymous members of one type double it with each level
+        raise Refusal("E2BIG", "the target's types are too many to search")
     mask = 0xFFFFFF if info >> 31 else _U32
     table = target.member_table(target_id)
     position = table.positions.get(wanted.name or b"", -1)

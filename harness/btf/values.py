@@ -23,6 +23,7 @@ from harness.btf.match import Refusal
 from harness.btf.spec import Spec
 
 _U32: Final = 0xFFFFFFFF
+_MAX_NESTED: Final = 1024  # arrays of arrays; libbpf has no limit
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 _ENUMS: Final = (Kind.ENUM, Kind.ENUM64)
 
@@ -172,7 +173,7 @@ def _width(btf: Btf, type_id: int, rules: Rules) -> int:
     while rules.element_width and btf.kind(current) == Kind.ARRAY:
         current = btf.skip(btf.array_of(current)[0])
         steps += 1
-        if steps > btf.type_count:
+        if steps > _MAX_NESTED:
             raise Refusal("EINVAL", f"type {type_id} is an array of itself")
     return _size(btf, current)
 
