@@ -223,7 +223,7 @@ def lost(facts: KernelFacts, error: HarnessError) -> Cell:
 @functools.cache
 def _tidy(cache: Cache) -> None:
     """Once in a process: what a worker that was killed left in this cache."""
-    rundir.remove_orphans(cache)
+    rundir.remove_left(cache)
     kernel_container.remove_orphans()
 
 
