@@ -9,10 +9,12 @@ that one that is up to date costs a look, and a stale one is seen.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import io
 import logging
 import os
+import re
 import tarfile
 import tempfile
 import threading
@@ -67,6 +69,7 @@ LABEL {RECIPE_LABEL}="{{recipe}}" {KERNEL_LABEL}="{{kernel}}"
 LABEL {NAME_LABEL}="{{name}}" {RELEASE_LABEL}="{{release}}"
 """
 _CHUNK_BYTES = 1 << 20
+_YOUNG_S = 300.0
 _ENGINE_TIMEOUT_S = 600  # an import of the base on a slow disk
 
 
@@ -144,6 +147,27 @@ def remove_images() -> list[str]:
                         logger.warning("%s:%s stays: %s", repository, name, error.explanation)
                     else:
                         removed.append(f"{repository}:{name}")
+    return removed
+
+
+def remove_half_made() -> int:
+    """Remove what builds that were broken off left in the engine, and images replaced; how many.
+
+    A build that goes on names its last step within seconds: what is that young may be its.
+    """
+    client = engine()
+    if client is None:
+        return 0
+    removed = 0
+    now = datetime.datetime.now(datetime.UTC)
+    with contextlib.closing(client), contextlib.suppress(docker.errors.DockerException):
+        for image in client.images.list(filters={"dangling": True, "label": RECIPE_LABEL}):
+            # Nanoseconds are more digits than datetime reads.
+            made = re.sub(r"\.\d+", "", str(image.attrs.get("Created", "")))
+            with contextlib.suppress(docker.errors.APIError, ValueError):
+                if (now - datetime.datetime.fromisoformat(made)).total_seconds() > _YOUNG_S:
+                    client.images.remove(str(image.id))
+                    removed += 1
     return removed
 
 

@@ -27,6 +27,7 @@ from harness import (
     closure,
     coreaccess,
     executors,
+    images,
     inputs,
     journal,
     kernel_container,
@@ -357,7 +358,12 @@ def _remove_leftovers(request: Request, cache: Cache, emit: Listener) -> None:
     files = sum(map(results.remove_partial, journal.unfinished(request.report_dir.parent)))
     left = replace(left, files=left.files + files)
     containers = kernel_container.remove_orphans()
-    said = [left.text, f"{len(containers)} containers" if containers else ""]
+    half_made = images.remove_half_made()
+    said = [
+        left.text,
+        f"{len(containers)} containers" if containers else "",
+        f"{half_made} images" if half_made else "",
+    ]
     if any(said):
         emit(Note(text=f"removed what a killed run left: {', '.join(filter(None, said))}"))
 
