@@ -185,6 +185,11 @@ def _tree(
     return cache.entry(kind, _digest(repr((arch, suite, packages, _REMOVED, _RECIPE))), fill)
 
 
+def tools(cache: Cache, on_progress: Callable[[str], None], arch: Arch) -> Toolchain:
+    """What compiles for guests of `arch`; for another architecture its base root is made."""
+    return toolchain.NATIVE if arch is NATIVE else obtain(cache, on_progress, arch).toolchain
+
+
 def guest_archive(
     root: BaseRoot, cache: Cache, on_progress: Callable[[str], None], *, full: bool = True
 ) -> Path:

@@ -205,13 +205,14 @@ _STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
     help={
         "manifest": "a subject manifest (default: the DNS observer's)",
         "out": "copy the subject there, with a manifest that builds nothing",
+        "arch": "of the kernels it is for: x86_64 (default) or arm64",
     },
 )
 @_guarded
-def build_task(c: Context, manifest: str = "", out: str = "") -> None:
+def build_task(c: Context, manifest: str = "", out: str = "", arch: str = "x86_64") -> None:
     """Compile the subject and print where its object is."""
     with Progress() as emit:
-        built = job.subject_source("", manifest)(Cache.default(), lambda t: emit(Note(text=t)))
+        built = job.built(manifest, arch, Cache.default(), lambda t: emit(Note(text=t)))
     _print(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
     if out:
         _print(f"  {export.export(built.subject, Path(out))}")

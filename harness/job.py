@@ -8,12 +8,13 @@ import datetime
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import (
     baseline,
+    baseroot,
     build,
     catalogue,
     checks,
@@ -34,12 +35,14 @@ from harness import (
 from harness import (
     merge as merging,
 )
+from harness.build import Built
 from harness.cache import Cache, sha256_of
 from harness.catalogue import Kernel
 from harness.checks import command
 from harness.checks.context import Where
 from harness.errors import UsageError
 from harness.journal import Words
+from harness.qemu import Arch
 from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
 from harness.subject import COMMAND_TIMEOUT_S, Command
@@ -212,6 +215,15 @@ def subject_source(object_path: str, manifest_path: str) -> SubjectSource:
     path = Path(manifest_path) if manifest_path else paths.default_manifest()
     build.read_manifest(path)
     return lambda cache, say, tools=NATIVE: build.from_manifest(path, cache, say, tools)
+
+
+def built(manifest_path: str, arch: str, cache: Cache, say: Callable[[str], None]) -> Built:
+    """The subject of a manifest, compiled for the kernels of an architecture."""
+    if arch not in catalogue.ARCHS:
+        raise UsageError(
+            f"unknown architecture '{arch}'", hint=f"there is {', '.join(catalogue.ARCHS)}"
+        )
+    return subject_source("", manifest_path)(cache, say, baseroot.tools(cache, say, Arch(arch)))
 
 
 def plan_text(wanted: Request, cache: Cache) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import build, job, kernel_container, launch, paths, pipeline, session
+from harness import build, job, kernel_container, launch, paths, pipeline, session, slot
 from harness.cache import Cache
 from harness.guest import GuestLostError
 from harness.results import Cause, Run, Verdict
@@ -65,10 +65,11 @@ def test_a_command_runs_under_an_arm64_kernel_and_a_panic_of_it_is_told(
     kernel(name)
 
     def run(words: str) -> session.Outcome:
-        return launch.run_command(
-            name, ["sh", "-c", words], cache, lambda event: None, timeout_s=60.0, src="",
-            backend="local",
-        )  # fmt: skip
+        with slot.hold(cache, alone=False):
+            return launch.run_command(
+                name, ["sh", "-c", words], cache, lambda event: None, timeout_s=60.0, src="",
+                backend="local",
+            )  # fmt: skip
 
     answered = run("uname -m; bash --version | head -1; exit 3")
 
