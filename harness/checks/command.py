@@ -242,10 +242,14 @@ def _ended(context: Context) -> Ended:
         raise HarnessError(
             error.message, hint="does the command kill what it did not start?"
         ) from error
-    before, after = context.guest.read_file(f"{_DIR}/times").split()
+    times = context.guest.read_file(f"{_DIR}/times")
+    try:
+        before, after = (float(word) for word in times.split())
+    except ValueError as error:  # a command is root in its guest
+        raise HarnessError(f"the guest's clock reads {times!r:.80} around a command") from error
     return Ended(
         status=status, timed_out=timed_out, stdout=out, stderr=err, lost_bytes=lost,
-        duration_s=float(after) - float(before),
+        duration_s=after - before,
     )  # fmt: skip
 
 
