@@ -117,11 +117,6 @@ class Log:
             excerpt="\n".join(self._excerpt),
         )  # fmt: skip
 
-    @property
-    def complete(self) -> bool:
-        """Whether the excerpt has all of its lines."""
-        return len(self._excerpt) >= _EXCERPT_LINES
-
     def take_killed(self) -> tuple[str, ...]:
         """What the kernel killed for want of memory since the last take, in its words."""
         killed = tuple(self._killed)

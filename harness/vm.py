@@ -158,15 +158,15 @@ class _Watch:
         """A trace follows the line that decides: until QEMU ends, or the console is quiet."""
         now = time.monotonic()
         end, quiet = now + _LAST_WORDS_S, now + _QUIET_S
-        while not self._log.complete and time.monotonic() < min(end, quiet):
+        while time.monotonic() < min(end, quiet):
             self._raise_if_cancelled()
             if self._held.ended() is not None:
-                end = 0.0
-            elif not select.select([], [], [], 0.05)[0]:
-                before = self._seen
-                self._read_console()
-                if self._seen > before:
-                    quiet = time.monotonic() + _QUIET_S
+                break
+            select.select([], [], [], 0.05)
+            before = self._seen
+            self._read_console()
+            if self._seen > before:
+                quiet = time.monotonic() + _QUIET_S
         self._read_console()
         self._log.close()
 
