@@ -160,7 +160,8 @@ def remove_half_made() -> int:
         return 0
     removed = 0
     now = datetime.datetime.now(datetime.UTC)
-    with contextlib.closing(client), contextlib.suppress(docker.errors.DockerException):
+    gone = (docker.errors.DockerException, requests.RequestException)
+    with contextlib.closing(client), contextlib.suppress(*gone):
         for image in client.images.list(filters={"dangling": True, "label": RECIPE_LABEL}):
             # Nanoseconds are more digits than datetime reads.
             made = re.sub(r"\.\d+", "", str(image.attrs.get("Created", "")))
