@@ -124,8 +124,8 @@ def _run(
         run=kept.told(facts) if kept is not None else facts,
         subject=replace(_subject_facts(built), select=request.select, sources=request.sources),
         checks=(
-            _together({arch: one.compile for arch, one in built.items()}),
-            _together({arch: _come(one) for arch, one in audited.items()}),
+            together({arch: one.compile for arch, one in built.items()}),
+            together({arch: _come(one) for arch, one in audited.items()}),
         ),
         cells=tuple(cells),
         relocations=relocations,
@@ -181,7 +181,7 @@ def _bench(
     )  # fmt: skip
 
 
-def _together(answers: Mapping[Arch, CheckResult]) -> CheckResult:
+def together(answers: Mapping[Arch, CheckResult]) -> CheckResult:
     """What is asked of each architecture's object, as one answer: the worst, which says whose."""
     verdict = results.worst(answer.verdict for answer in answers.values())
     arch, decides = next((a, one) for a, one in answers.items() if one.verdict is verdict)

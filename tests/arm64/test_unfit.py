@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import build, merge, process, results
+from harness import build, merge, pipeline, process, results
 from harness.errors import UsageError
-from harness.results import CheckResult, Run, RunFacts, SubjectFacts, Verdict
+from harness.qemu import Arch
+from harness.results import CheckResult, Figure, Run, RunFacts, SubjectFacts, Verdict
 from harness.subject import Subject
 
 _INCLUDES = [f"-I{path}" for path in Path("/usr/include").glob("*-linux-gnu")]
@@ -95,6 +96,26 @@ def test_a_loader_of_another_machine_is_told(tmp_path: Path) -> None:
 
     assert refused is not None
     assert "'loader' is a program for x86-64, the kernel is arm64" in refused.message
+
+
+def _compile(verdict: Verdict, summary: str, size: float) -> CheckResult:
+    figure = Figure(name="object size", value=size, unit="B")
+    return CheckResult(check="compile", verdict=verdict, summary=summary, figures=(figure,))
+
+
+def test_what_is_asked_of_each_object_is_one_answer_the_worst() -> None:
+    """An object that fails for one architecture fails the run, and says for which."""
+    good = _compile(Verdict.PASS, "clang 14", 10.0)
+    bad = _compile(Verdict.FAIL, "no .BTF", 20.0)
+
+    both = pipeline.together({Arch.X86_64: good, Arch.ARM64: bad})
+
+    assert (both.verdict, both.summary) == (Verdict.FAIL, "arm64: no .BTF")
+    assert {figure.name: figure.value for figure in both.figures} == {
+        "object size, x86_64": 10.0, "object size": 20.0,
+    }  # fmt: skip
+    assert pipeline.together({Arch.ARM64: bad}) is bad
+    assert pipeline.together({Arch.X86_64: good, Arch.ARM64: good}).summary == "clang 14"
 
 
 def _shard(objects: dict[str, str]) -> Run:
