@@ -48,7 +48,8 @@ class _Holder:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path) -> Cache:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    monkeypatch.setenv("KERNEL_MATRIX_SLOT", str(tmp_path))  # not the machine's
     return Cache(root=tmp_path)
 
 
