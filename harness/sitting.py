@@ -27,6 +27,7 @@ from harness import (
     objcheck,
     prediction,
     results,
+    room,
     rundir,
     slot,
     supply,
@@ -149,10 +150,8 @@ def hold(
                     slot.hold(bench.cache, alone=alone, given_up=shared.cancelled.is_set)
                 )
             held = _held(bench, files, facts, checks, shared, phases, where, again=again)
-    except HarnessError as error:
-        held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, error),))
-    except OSError as error:
-        trouble = _trouble_here(error, bench.cache)
+    except (HarnessError, OSError) as error:
+        trouble = room.told(error, bench.cache)
         held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, trouble),))
     return replace(held, phases_s=phases)
 
@@ -169,15 +168,6 @@ def _await_engine(
     waited_s = time.monotonic() - started
     if waited_s > 1:
         phases["wait for the engine"] = waited_s
-
-
-def _trouble_here(error: OSError, cache: Cache) -> HarnessError:
-    """A full disk, most often: guests have their files in the cache."""
-    where = error.filename or cache.root
-    return HarnessError(
-        f"this machine failed at '{where}': {error.strerror}",
-        hint=f"free some space for the cache '{cache.root}', or name another in KERNEL_MATRIX_CACHE",
-    )
 
 
 def _emulated(
@@ -227,7 +217,11 @@ def _held(
         evidence_dir /= "again"
     boot: BootFacts | None = None
     transcript: Transcript | None = None
-    with rundir.run_directory(bench.cache) as run_dir, contextlib.ExitStack() as stack:
+    with (
+        room.kept(answers),
+        rundir.run_directory(bench.cache) as run_dir,
+        contextlib.ExitStack() as stack,
+    ):
         stack.callback(_keep_console, run_dir / "console.log", evidence_dir)
         initrd = _initrd(bench, files, run_dir)
         stack.enter_context(
@@ -271,10 +265,8 @@ def _held(
                 with _phase(bench, files.name, check.name, phases):
                     answers.append(_with_killed(_asked(check, context), booted.take_killed()))
                     answers[-1] = replace(answers[-1], commands=transcript.take())
-        except HarnessError as error:
-            lost = error
-        except OSError as error:
-            lost = _trouble_here(error, bench.cache)
+        except (HarnessError, OSError) as error:
+            lost = room.told(error, bench.cache)
         if lost is not None:
             stopped = _lost(checks, answers, lost, run_dir / "console.log", boot)
             ran = transcript.take() if transcript else ()
