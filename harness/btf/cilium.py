@@ -58,6 +58,9 @@ class Disagreement:
     text: str  # `poison`, `= 16`, `error: …`, …
 
 
+_MAX_FIXUPS: Final = 100_000  # of an object on a kernel; real ones need thousands
+
+
 @dataclass(frozen=True, slots=True)
 class _Fixup:
     local: int = 0
@@ -134,7 +137,7 @@ class _Run:
         self._targets = targets
         self._groups: dict[tuple[object, ...], list[_Fixup | str]] = {}
         self._fixups: dict[tuple[object, ...], _Fixup | str] = {}
-        self._candidates: dict[int, list[tuple[Btf, int]]] = {}
+        self._candidates: dict[bytes, list[tuple[Btf, int]]] = {}
 
     def group(
         self, type_id: int, wanted: tuple[tuple[int, tuple[int, ...]], ...]
@@ -173,23 +176,25 @@ class _Run:
         return list(best)
 
     def _list(self, type_id: int) -> list[tuple[Btf, int]]:
-        if type_id not in self._candidates:
-            name = essential(self._local.name_bytes(type_id))
+        name = essential(self._local.name_bytes(type_id))
+        if name not in self._candidates:
             # libbpf's index cuts names by another rule: ask for both and compare.
-            self._candidates[type_id] = [
+            self._candidates[name] = [
                 (target, candidate)
                 for target in self._targets
                 for candidate in target.names.candidates(essential_name(name))
                 if essential(target.name_bytes(candidate)) == name
                 and candidate >= target.first_own_id
             ]
-        return self._candidates[type_id]
+        return self._candidates[name]
 
     def _fixup(
         self, type_id: int, kind: int, raw: tuple[int, ...], target: Btf, candidate: int
     ) -> _Fixup | str:
         key = (type_id, kind, raw, id(target), candidate)
         if key not in self._fixups:
+            if len(self._fixups) >= _MAX_FIXUPS:
+                return "too many types to try"
             try:
                 self._fixups[key] = _fixup(self._local, type_id, kind, raw, target, candidate)
             except Impossible:

@@ -28,7 +28,7 @@ from harness.btf.refs import call_graph
 from harness.btf.spec import Spec, match, parse
 from harness.btf.values import LATEST, Rules, Unsatisfied, Value
 
-_MAX_MATCHES: Final = 300_000  # of an object on a kernel; real ones need thousands
+_MAX_MATCHES: Final = 100_000  # of an object on a kernel; real ones need thousands
 
 
 class Status(StrEnum):
