@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,8 +21,9 @@ import pytest
 from harness import journal, process, results
 from harness.cache import Cache
 from harness.results import Run, Verdict
+from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
-from tests.vm.matrix import leftovers, until
+from tests.vm.matrix import engine, leftovers, until
 
 _RUN_S = 300.0  # a boot takes five seconds on an idle machine, ten times that beside a timed run
 _SOON_S = 20.0  # "a few seconds", on a machine with more to do than cores
@@ -260,6 +263,36 @@ def test_a_base_root_in_the_making_leaves_nothing(
         assert _ours(run.child.pid) == []
         mounts = Path("/proc/mounts").read_text()
         assert str(own.root) not in mounts
+
+
+@pytest.mark.usefixtures("observer")
+def test_an_image_in_the_making_is_not_waited_for(
+    start: Start, cache: Cache, tmp_path: Path, oldest: KernelFiles
+) -> None:
+    """The engine gives up a build that nobody waits for."""
+    with engine() as client:
+        if client is None:
+            pytest.skip("no Docker engine answers")
+    own = tmp_path / f"interrupted-{os.getpid()}"  # its image's name, which no other test has
+    own.mkdir()
+    for path in (oldest.vmlinuz, oldest.btf):
+        if path is not None:
+            shutil.copy(path, own)
+    words = ["--kernel-dir", own, "--checks", "load", "--backend", "docker", "--out",
+             tmp_path / "report"]  # fmt: skip
+    with start(*words, cache=cache) as run:
+        run.comes_to(lambda: "building the kernel container" in run.said)
+        status, took_s = run.told(signal.SIGINT)
+
+    assert (status, took_s < _SOON_S) == (3, True), run.said
+    assert _verdicts(tmp_path / "report") == [Verdict.UNKNOWN]
+    with engine() as client:
+        assert client is not None
+        assert f"kernel-test:{own.name}" not in [
+            tag for image in client.images.list() for tag in image.tags
+        ]
+    assert leftovers(cache, run.child.pid) == []
+    assert _ours(run.child.pid) == []
 
 
 def test_two_runs_do_not_write_to_one_report(tmp_path: Path) -> None:
