@@ -12,16 +12,17 @@ from pathlib import Path
 from harness import job, process
 from harness.cache import Cache
 from harness.checks import Context
+from harness.progress import Phase
 from harness.results import Verdict
 from harness.supply import KernelFiles
-from tests.faults.running import KERNEL, NOWHERE, ended, errors, started, truncate
+from tests.faults.running import BOOTS, KERNEL, NOWHERE, ended, errors, started, truncate
 from tests.vm.matrix import AFTERWARDS, Matrix, check_that, verdicts
 
 
 def _fill(disk: Path) -> Path:
     """Not one byte is left; the file that has them."""
     filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
             with contextlib.suppress(OSError):
                 while True:
@@ -35,7 +36,7 @@ def test_a_disk_that_is_full_when_the_reports_are_due_costs_no_verdict(
     """The table is on the terminal, and the error says what to do."""
     reports = disk("2m")
     with started(cache, tmp_path, "--out", reports / "r") as running:
-        running.until_it_says(" boot")
+        running.until_it_says(BOOTS)
         _fill(reports)
         done = running.end()
 
@@ -60,7 +61,7 @@ def test_a_report_directory_that_cannot_be_written_is_told_before_anything_is_do
         assert done.status == 3
         (error,) = errors(done)
         assert f"'{out}'" in error
-        assert " boot" not in done.err
+        assert BOOTS not in done.err
 
 
 def test_a_full_cache_stops_the_guest_that_finds_no_room_and_no_other(
@@ -72,7 +73,7 @@ def test_a_full_cache_stops_the_guest_that_finds_no_room_and_no_other(
     files = kernel(KERNEL)
 
     def fill(context: Context) -> None:
-        _fill(room)
+        _fill(room)  # and once more before the next one: the first gave its own back
         said = context.guest.run(["/bin/sh", "-c", "dmesg > /dev/console; echo up"], timeout_s=60)
         assert said.text.strip() == "up"
 
@@ -82,6 +83,9 @@ def test_a_full_cache_stops_the_guest_that_finds_no_room_and_no_other(
     )  # fmt: skip
     asked.cache = copy_of(room)
     asked.jobs = 1
+    asked.on_event = lambda event: (
+        event == Phase(kernel="6.1-next", phase="prepare") and _fill(room)
+    )
 
     run = asked.run()
 
@@ -133,6 +137,6 @@ def test_a_damaged_qemu_is_seen_and_without_a_mirror_that_is_the_error(
     assert "is damaged (usr/bin/qemu-system-x86_64 has" in done.err
     (error,) = errors(done)
     assert NOWHERE in error or "mmdebstrap" in error
-    assert " boot" not in done.err
+    assert BOOTS not in done.err
     assert list(roots.glob(".*")) == []
     assert list(roots.glob("*/usr/bin/qemu-system-*"))

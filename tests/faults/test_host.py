@@ -25,7 +25,17 @@ from harness.errors import UnavailableError
 from harness.results import Verdict
 from harness.sitting import Request
 from harness.supply import KernelFiles, apt
-from tests.faults.running import KERNEL, NOWHERE, RUN_S, ended, mounted_over, started, truncate
+from tests.faults.running import (
+    BOOTS,
+    KERNEL,
+    LOADS,
+    NOWHERE,
+    RUN_S,
+    ended,
+    mounted_over,
+    started,
+    truncate,
+)
 from tests.vm.matrix import AFTERWARDS, PATIENCE_S, Matrix, verdicts
 
 
@@ -86,7 +96,7 @@ def test_a_guest_waits_for_memory_and_one_that_never_fits_is_refused(
         copy_of(tmp_path / "c1"), tmp_path / "1", "--out", tmp_path / "r1", before=front
     ) as running:
         running.until_it_says("waits for")
-        assert " boot" not in running.err()
+        assert BOOTS not in running.err()
         _meminfo(account, total_mib=4000, free_mib=3000)
         waited = running.end()
 
@@ -200,9 +210,9 @@ def test_a_host_clock_that_jumps_and_a_cache_that_a_crash_cut_short_do_no_harm(
         own, tmp_path, "--out", tmp_path / "r",
         LD_PRELOAD=str(_clock(tmp_path)), KM_CLOCK=str(offset),
     ) as running:  # fmt: skip
-        running.until_it_says(" boot")
+        running.until_it_says(BOOTS)
         offset.write_text("-3600")
-        running.until_it_says(" load")
+        running.until_it_says(LOADS)
         offset.write_text("864000")
         done = running.end()
 
