@@ -24,6 +24,7 @@ from invoke.program import Program
 from invoke.tasks import task
 
 from harness import (
+    benches,
     bpfobject,
     compare,
     doctor,
@@ -490,11 +491,17 @@ def test_task(c: Context, fast: bool = False, k: str = "", m: str = "") -> None:
     name="bench",
     positional=["action"],
     help={
-        "action": "boot (against bare QEMU and virtme-ng) or resolve (against bpftool)",
+        "action": "boot (against bare QEMU and virtme-ng), resolve (against bpftool), scale (guests "
+        "at once; 10,000 simulated cells) or soak (many cells in one process)",
         "kernel": "boot: name or series (its newest)",
-        "kernels": "resolve: whose BTF (default: all)",
+        "kernels": "resolve: whose BTF (default: all); scale, soak: which ones",
         "object": "resolve: a .bpf.o (default: the DNS observer)",
         "rounds": "measurements of each contender",
+        "checks": "scale, soak: comma-separated check names (scale: load; soak: the quick ones)",
+        "results": "scale: a recorded results.json to tell again, without guests of its own",
+        "cells": "soak: how many",
+        "out": "soak: directory of its reports (default: reports/soak-<time>)",
+        "jobs": "soak: guests at once (default: as many as cores and memory carry)",
     },
 )
 @_guarded
@@ -505,9 +512,17 @@ def bench_task(
     kernels: str = "",
     object: str = "",
     rounds: str = "5",
+    checks: str = "",
+    results: str = "",
+    cells: str = "100",
+    out: str = "",
+    jobs: str = "0",
 ) -> None:
-    """Measure ourselves against others, interleaved, as ratios."""
+    """Measure ourselves: against others, interleaved, as ratios; at scale; for long."""
     cache = Cache.default()
+    words = benches.Words(
+        kernels=kernels, checks=checks, results=results, out=out, jobs=_number("jobs", jobs)
+    )
     with Progress() as emit:
         if action == "boot":
             text, verdict = launch.bench_boot(kernel, _number("rounds", rounds), cache, emit)
@@ -523,8 +538,14 @@ def bench_task(
             )
             text = bench_resolve.render(found)
             verdict = Verdict.PASS if found.good else Verdict.FAIL
+        elif action == "scale":
+            text, verdict = benches.measure_scale(words, cache, emit)
+        elif action == "soak":
+            text, verdict = benches.measure_soak(words, _number("cells", cells), cache, emit)
         else:
-            raise UsageError(f"unknown action '{action}'", hint="there is boot, resolve")
+            raise UsageError(
+                f"unknown action '{action}'", hint="there is boot, resolve, scale, soak"
+            )
     _print(text)
     _exit(_STATUS[verdict])
 
