@@ -21,8 +21,8 @@ from tests.vm.conftest import backend, compiled, matrix, observer
 __all__ = ["backend", "compiled", "matrix", "observer"]  # fixtures, as the tests of vm have them
 
 _HERE = Path(__file__).parent
-# What a run needs and what takes long to make.
-_LARGE = ("base-root", "btf-index", "build", "debs", "guest", "kernels", "raw-btf")
+# What a run needs and what takes long to make, or to find out.
+_LARGE = ("accel", "base-root", "btf-index", "build", "debs", "guest", "kernels", "raw-btf")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
