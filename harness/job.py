@@ -135,7 +135,8 @@ def request(
     )  # fmt: skip
     source, own_commands = _subject(words.object, words.manifest, given)
     chosen = tuple(one for one in wanted if one.name in mine)
-    report_dir = resume or out
+    # reports/latest is a link, and will be made to lead here.
+    report_dir = str(Path(resume).resolve()) if resume else out
     return Request(
         subject=source,
         kernels=chosen,

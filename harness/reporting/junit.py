@@ -19,7 +19,7 @@ from harness.results import Cause, Cell, CheckResult, Run, Verdict
 OBJECT_SUITE: Final = "object"  # of the checks that are asked once, without a kernel
 _TROUBLE: Final = frozenset(
     (Cause.INFRA, Cause.TIMEOUT, Cause.GUEST_LOST, Cause.HARNESS, Cause.PANIC, Cause.HANG,
-     Cause.OUT_OF_MEMORY, Cause.LIMIT_EXCEEDED)
+     Cause.OUT_OF_MEMORY, Cause.LIMIT_EXCEEDED, Cause.FLAKY)
 )  # fmt: skip
 _TEXT_MAX: Final = 20_000  # characters of one piece of evidence
 
