@@ -218,6 +218,8 @@ def _of_the_release(
             f"the results are of an object with sha256 {run.subject.sha256[:16]}, "
             f"the one to release has {object_sha256[:16]}"
         )
+    elif age < -1:
+        yield _untold(f"the results say that the run will be: {run.run.started}")
     elif age > policy.max_age_days:
         yield _untold(f"the run was {age:.0f} days ago, the policy allows {policy.max_age_days:g}")
     else:

@@ -84,9 +84,11 @@ def _size(path: Path, status: os.stat_result, least_bytes: int, most_bytes: int)
 
 def content(path: Path, *, most_bytes: int) -> bytes:
     """What the file holds; one that grows meanwhile, or tells no size as in /proc, is held too."""
-    with opened(path, most_bytes=most_bytes) as (file, _):
+    with opened(path, most_bytes=most_bytes) as (file, size):
         try:
-            found = file.read(most_bytes + 1)
+            found = file.read(size + 1)  # as much memory as there is to read
+            while size < len(found) <= most_bytes and (more := file.read(MIB)):
+                found += more
         except OSError as error:
             raise NoFileError(path, f"{error.strerror}") from error
     if len(found) > most_bytes:

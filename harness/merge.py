@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.results import (
     worst,
 )
 
+_MOST_BYTES = 1 << 30  # of one file; a console that is kept has some MB
 KERNELS = "kernels"  # the directory beside results.json with each kernel's evidence
 
 
@@ -172,13 +174,26 @@ def _never_came(name: str) -> Cell:
     )  # fmt: skip
 
 
+def _not_plain(directory: str, names: list[str]) -> set[str]:
+    found = set()
+    for name in names:
+        status = Path(directory, name).lstat()
+        plain = stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES
+        if not (plain or stat.S_ISDIR(status.st_mode)):
+            found.add(name)
+    return found
+
+
 def _copy_evidence(source: Path, out: Path) -> None:
-    """Files of the kernels; a link that leads out of the shard is left behind as a link."""
+    """Plain files of the kernels: a shard's links, pipes and devices are nobody's evidence, and
+    what the next shard has below a link would be written to wherever that leads."""
     directory = source / KERNELS
-    if not directory.is_dir() or source.resolve() == out.resolve():
+    if directory.is_symlink() or not directory.is_dir() or source.resolve() == out.resolve():
         return
     try:
-        shutil.copytree(directory, out / KERNELS, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(
+            directory, out / KERNELS, symlinks=True, dirs_exist_ok=True, ignore=_not_plain
+        )
     except (OSError, shutil.Error) as error:
         raise HarnessError(
             f"cannot copy '{directory}' to '{out}': {error}", hint="free some space there"
