@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from harness import flaky, history, job, merge
+from harness import flaky, history, job, merge, reporting
 from harness.cell import to_try_again
 from harness.compare import Kind, compare
 from harness.errors import UsageError
@@ -155,6 +156,21 @@ def test_shards_that_asked_a_kernel_different_things_are_refused() -> None:
 
 
 _FLAKY = flaky.answer(_PASS, "now pass", "then fail")
+
+
+def test_no_report_shows_a_flaky_answer_as_green() -> None:
+    found = _run(_cell(_FLAKY))
+    drawn = reporting.draw(found, None)
+
+    assert "? flaky" in reporting.table(found)
+    assert (
+        "passed and failed on the same inputs: now pass; then fail" in drawn["summary.md"].decode()
+    )
+    suite = next(
+        one for one in ElementTree.fromstring(drawn["junit.xml"]) if one.get("errors") != "0"
+    )
+    assert suite.find("testcase[@name='load']/error[@type='flaky']") is not None
+    assert job.status(found, strict=False) == 3
 
 
 def _other_object(made: Run) -> Run:

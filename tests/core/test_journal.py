@@ -295,6 +295,17 @@ def test_only_the_directory_need_be_said_to_go_on(
     assert ask(resume=str(tmp_path / "r"), jobs=1).append == ("quiet",)
 
 
+def test_the_latest_report_is_resumed_where_it_lies(
+    ask: Callable[..., Request], tmp_path: Path
+) -> None:
+    _kept(tmp_path / "reports" / "first", words=Words(kernels="6.1-oldest"))
+    (tmp_path / "reports" / "latest").symlink_to("first")
+
+    request = ask(resume=str(tmp_path / "reports" / "latest"))
+
+    assert request.report_dir == tmp_path / "reports" / "first"
+
+
 def test_a_report_goes_to_one_place(ask: Callable[..., Request], tmp_path: Path) -> None:
     _kept(tmp_path)
     with pytest.raises(UsageError, match="--resume names the directory of the report"):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import journal, process, results
+from harness import journal, paths, process, results, rundir
 from harness.cache import Cache
 from harness.results import Run, Verdict
 from harness.supply import KernelFiles
@@ -53,8 +53,21 @@ class Running:
         return self.child.wait(60), time.monotonic() - began
 
 
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The harness as it is now: its sources are an input, and may be edited while tests run."""
+    root = tmp_path_factory.mktemp("checkout")
+    here = Path(rundir.__file__).parent
+    for path in (here, paths.catalogue_dir(), paths.default_manifest().parent):
+        leave_out = shutil.ignore_patterns("__pycache__", "*.bpf.o")
+        shutil.copytree(path, root / path.name, ignore=leave_out)
+    return root
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Running]]:
+def start(
+    tmp_path: Path, checkout: Path
+) -> Callable[..., contextlib.AbstractContextManager[Running]]:
     count = iter(range(100))
 
     @contextlib.contextmanager
@@ -63,7 +76,7 @@ def start(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Run
         directory.mkdir()
         out, err = directory / "out", directory / "err"
         # A test run in the background of a shell would hand down that SIGINT is ignored.
-        argv = ["env", "--default-signal=INT,HUP", sys.executable, "-m", "harness",
+        argv = ["env", "--chdir", checkout, "--default-signal=INT,HUP", sys.executable, "-m", "harness",
                 "kernel-matrix", *words]  # fmt: skip
         with (
             out.open("wb") as stdout,
@@ -167,6 +180,9 @@ def test_the_second_interrupt_ends_at_once(start: Start, cache: Cache, tmp_path:
     assert not (report / "results.json").exists()
     assert until(lambda: not [one for one in leftovers(cache, run.child.pid) if "process" in one])
     assert journal.recorded(report).kernels == NEWEST
+    assert rundir.remove_left(cache).directories >= 2  # as the next start does
+    assert leftovers(cache, run.child.pid) == []
+    assert _ours(run.child.pid) == []
 
 
 @pytest.fixture
