@@ -200,10 +200,13 @@ def _meminfo_mib(host: Path, name: str) -> int | None:
 def _resident_mib(host: Path, owner: str) -> int:
     """What the children of a harness, its guests, have of their memory already."""
     pages = 0
-    for children in (host / "proc" / owner.partition(":")[0]).glob("task/*/children"):
-        for pid in _words(children):
-            counts = _words(host / "proc" / pid / "statm")
-            pages += int(counts[1]) if len(counts) > 1 else 0
+    waiting = [owner.partition(":")[0]]
+    while waiting:
+        for children in (host / "proc" / waiting.pop()).glob("task/*/children"):
+            for pid in _words(children):
+                waiting.append(pid)  # QEMU may be a child of what confines it
+                counts = _words(host / "proc" / pid / "statm")
+                pages += int(counts[1]) if len(counts) > 1 else 0
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 

@@ -205,7 +205,9 @@ def test_a_guest_that_has_its_memory_is_not_counted_twice(
     ours = door()
     pages = (_NEED_MIB << 20) // os.sysconf("SC_PAGE_SIZE")
     pid = place.owner().partition(":")[0]
-    host._write(f"proc/{pid}/task/{pid}/children", "77\n")
+    host._write(f"proc/{pid}/task/{pid}/children", "76\n")
+    host._write("proc/76/statm", "9 0 0 0 0 0 0\n")  # what confines the guest
+    host._write("proc/76/task/76/children", "77\n")
     host._write("proc/77/statm", f"{pages} {pages} 0 0 0 0 0\n")
     with ours.hold(_GUEST_MIB, cgroup=True, given_up=lambda: False, waiting=lambda text: None):
         _enter(ours)
