@@ -205,11 +205,16 @@ def _tried(base: Path, beside: Path) -> Means:
                 [*before, "/usr/bin/test", "-w", file], timeout_s=_PROBE_TIMEOUT_S, check=False
             )
     except (HarnessError, OSError) as error:
-        logger.debug("namespaces cannot be had: %s", error)
-        return Means.PLAIN
-    if done.status != 0:
-        logger.debug("namespaces cannot be had: %s", done.stderr.decode(errors="replace").strip())
-    return wanted if done.status == 0 else Means.PLAIN
+        why = str(error)
+    else:
+        if done.status == 0:
+            return wanted
+        why = done.stderr.decode(errors="replace").strip()
+    logger.warning(
+        "guests' QEMU gets no namespaces of its own (%s); inv doctor --security says what holds",
+        " ".join(why.split())[-200:] or "no reason given",
+    )
+    return Means.PLAIN
 
 
 def _numbers(device: Path) -> str:
