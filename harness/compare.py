@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from tabulate import tabulate
 
+from harness import intake
 from harness.results import Cause, Cell, CheckResult, Figure, Program, Run, Verdict
 
 EXACT_NOISE, COUNT_NOISE, TIME_NOISE, EMULATED_NOISE = 0.0, 0.10, 0.25, 0.50
@@ -248,7 +249,7 @@ def markdown(comparison: Comparison) -> str:
     before, after = comparison.before, comparison.after
     count = comparison.regressions
     parts = [
-        f"# {before.subject.name}: {before.run.started} → {after.run.started}",
+        f"# {_safe(f'{before.subject.name}: {before.run.started} → {after.run.started}')}",
         f"**{count or 'no'} regression{'' if count == 1 else 's'}**, "
         f"{len(comparison.verdicts)} verdicts and {len(comparison.figures)} figures changed.",
     ]
@@ -288,5 +289,4 @@ def _table(changes: tuple[Change, ...]) -> str:
 
 def _safe(text: str) -> str:
     """Text from outside, safe in a Markdown table."""
-    out = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    return out.replace("`", "\\`")
+    return intake.markdown(text).replace("\\~", "~")  # which marks emulated figures

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -425,5 +426,10 @@ def _grouped(findings: Sequence[Finding]) -> list[str]:
     for (said, where), names in checks.items():
         what = ", ".join(filter(None, names))
         on = f" on {', '.join(where)}" if where else ""
-        lines.append(f"{what}{on}: {said}" if what else said)
+        lines.append(_plain(f"{what}{on}: {said}" if what else said))
     return lines
+
+
+def _plain(words: str) -> str:
+    """On one line, without HTML, links and images: a checklist is read as Markdown too."""
+    return re.sub(r"[\\<\[\]`|]", r"\\\g<0>", intake.line(words))

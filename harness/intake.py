@@ -116,16 +116,30 @@ def toml(written: bytes) -> dict[str, object]:
         raise ValueError("its values are nested too deeply") from error
 
 
+def plain(words: str) -> str:
+    """Text from outside without what controls a terminal or turns writing around, nor XML's taboos."""
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", words.replace("\r\n", "\n"))
+
+
 def shown(words: str) -> str:
     """Text from outside as a terminal, or the log of a CI, may have it."""
-    plain = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", words.replace("\r\n", "\n"))
-    return _COMMAND.sub(_defused, plain)
+    return _COMMAND.sub(_defused, plain(words))
 
 
 def line(words: str, most: int = 2000) -> str:
     """The same on one line, and not longer than that."""
     flat = " ".join(shown(words).split())
     return flat if len(flat) <= most else f"{flat[:most]}…"
+
+
+def markdown(words: str) -> str:
+    """The same within a line or a table of Markdown: no link, image, markup, HTML, nor mention."""
+    out = line(words, len(words)).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "|`*[]#~":
+        out = out.replace(mark, f"\\{mark}")
+    out = re.sub(r"@(?=\w)", "@\N{ZERO WIDTH SPACE}", out)  # GitHub writes to whom it names
+    # Within a word an underscore is one; dns_monitor stays readable.
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", out)
 
 
 def _defused(found: re.Match[str]) -> str:

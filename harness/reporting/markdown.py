@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os.path
-import re
 from collections.abc import Iterable
 from typing import Final
 
 from tabulate import tabulate
 
+from harness import intake
 from harness.reporting import terminal
 from harness.reporting.minimum import Minimum, Reason, minimums, programs_of, span
 from harness.reporting.problems import Problem, problems
@@ -66,11 +66,7 @@ def full(run: Run) -> str:
 
 def text(words: str) -> str:
     """Text from outside, safe in a Markdown table or line."""
-    out = words.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "|`*[]#~":
-        out = out.replace(mark, f"\\{mark}")
-    # Within a word an underscore is one; dns_monitor stays readable.
-    return " ".join(re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", out).split())
+    return intake.markdown(words)
 
 
 def _cut(whole: str) -> str:
@@ -216,7 +212,7 @@ def _cell_evidence(run: Run, cell: Cell) -> str:
                     lines.append(_fenced(f"{item.title}\n{item.text}"))
                 if item.path:
                     lines.append(f"- {text(item.title) or 'file'}: {_link(item.path)}")
-            lines.append(f"- again: `{reproduce(run, cell, check.check)}`".replace("\n", " "))
+            lines.append(f"- again: {_code(reproduce(run, cell, check.check))}")
     lines += [f"- console: {_link(path)}" for path in (cell.console, *cell.consoles_alone) if path]
     if cell.kernel.note:
         lines.append(f"- note: {text(cell.kernel.note)}")
@@ -233,8 +229,19 @@ def _link(path: str) -> str:
     return f"[{text(path)}]({plain})" if inside else text(path)
 
 
-def _fenced(words: str) -> str:
+def _code(words: str) -> str:
+    """A code span that the text cannot close."""
+    plain = intake.line(words, len(words))
+    fence = "`"
+    while fence in plain:
+        fence += "`"
+    blank = " " if len(fence) > 1 else ""
+    return f"{fence}{blank}{plain}{blank}{fence}"
+
+
+def _fenced(text: str) -> str:
     """A block that the text cannot close."""
+    words = intake.plain(text)
     fence = "```"
     while fence in words:
         fence += "`"

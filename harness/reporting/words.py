@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Final
 
+from harness import intake
 from harness.results import Cell, CheckResult, Figure, Held, Quarantine, Run, Verdict
 
 SYMBOL = {
@@ -19,13 +19,12 @@ SYMBOL = {
 }
 MARK = "⚐"  # of a failure that is quarantined
 _ALWAYS_ASKED: Final = ("compile", "core-access", "resolve", "boot")  # no --checks for them
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 EMULATED_NOTE = "~ an emulated figure, measured under TCG: not a property of hardware"
 
 
 def printable(words: str) -> str:
     """Without control characters: XML cannot hold them, and a terminal would obey them."""
-    return _NOT_XML.sub("�", words)
+    return intake.plain(words)
 
 
 def number(value: float) -> str:
