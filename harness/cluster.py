@@ -123,7 +123,7 @@ def joined(address: str) -> Iterator[Cluster]:
 
     Raises HarnessError when none answers there, it has no worker, or one has another harness.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we say ourselves what is lost
+    _silence()
     _knock(address)
     try:
         client = distributed.Client(
@@ -156,6 +156,13 @@ class _Executor(Executor):
         self, wait: bool = True, *, cancel_futures: bool = False
     ) -> None:
         self._inner.shutdown(wait=wait and not cancel_futures)
+
+
+def _silence() -> None:
+    """We say ourselves what is lost; Dask's own loggers have levels of their own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _knock(address: str) -> None:
