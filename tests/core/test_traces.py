@@ -19,8 +19,8 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(root=tmp_path)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(root=tmp_path_factory.mktemp("c"))  # short: a socket's path goes in 108 bytes
 
 
 def test_we_are_alive_and_a_dead_process_is_not() -> None:
