@@ -100,7 +100,7 @@ class Admission:
                     f"no room for a guest within {now - started:.0f} s: {lack}",
                     hint="end what takes the memory, or run it on a machine with more",
                 )
-            reason = lack.partition(",")[0]
+            reason = lack.partition(",")[0].partition(" (")[0]  # without what changes
             if reason != told:
                 told = reason
                 waiting(lack)
@@ -112,7 +112,7 @@ class Admission:
         running = sum(len(promise.guest_mib) for promise in promises)
         # A harness always gets one, so that none starves beside another.
         if own is not None and own.guest_mib and running >= max(self._guests, cores(self._host)):
-            return f"waits for a core, {running} guests run"
+            return f"waits for a core ({running} guests running)"
         free = free_mib(self._host, cgroup=cgroup)
         if free is None:
             return ""
@@ -124,7 +124,7 @@ class Admission:
             return ""
         return (
             f"waits for {need_mib} MiB of memory, {max(0, free - untouched)} MiB are free "
-            f"beside what {running} guests were promised"
+            f"beside what was promised ({running} running)"
         )
 
     @contextlib.contextmanager

@@ -95,8 +95,8 @@ def test_a_guest_waits_until_another_gives_its_memory_back(
 
     assert entered.is_set()
     assert heard == [
-        f"waits for {_NEED_MIB} MiB of memory, {_NEED_MIB - 1} MiB are free beside what 1 guests "
-        "were promised"
+        f"waits for {_NEED_MIB} MiB of memory, {_NEED_MIB - 1} MiB are free beside what was "
+        "promised (1 running)"
     ]
 
 
@@ -150,7 +150,7 @@ def test_more_guests_than_cores_wait(door: Callable[..., Admission]) -> None:
     with pytest.raises(HarnessError, match="interrupted while it waited"):
         _nested(ours, max(cores, 1), heard, lambda: next(calls))
 
-    assert heard == [f"waits for a core, {max(cores, 1)} guests run"]
+    assert heard == [f"waits for a core ({max(cores, 1)} guests running)"]
 
 
 def _nested(door: Admission, depth: int, heard: list[str], given_up: Callable[[], bool]) -> None:
