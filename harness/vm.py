@@ -32,7 +32,7 @@ _LAST_WORDS_S = 2.0  # for a panic's trace: with panic=-1 QEMU ends after it
 _QUIET_S = 0.5
 # A processor that the kernel gave up spins. A QEMU that hardly ran (stopped, or on a machine that
 # has too much to do) makes a kernel complain in the same words.
-_SPINS_AT_LEAST = 0.25  # of one processor
+_SPINS_AT_LEAST = 0.1  # of one processor
 _STALL_S = 10.0  # an RCU stall is told after 21 s
 _STUCK = re.compile(r"stuck for (\d+)s")
 _SOCKET_PATH_LIMIT = 100  # sun_path is 108 bytes with its NUL (unix(7))
