@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deeds that lose a guest, asked as a check of their own, and what the cell has to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from harness.checks import Context
+from harness.results import Cell, CheckResult
+from tests.vm.matrix import AFTERWARDS, Matrix, check_that, verdicts
+
+
+def console_tail(cell: Cell) -> str:
+    assert cell.deciding is not None
+    return next(e.text for e in cell.deciding.evidence if e.title == "end of the console")
+
+
+def run_each(
+    asked: Matrix, deeds: Mapping[str, Callable[[Context], object]]
+) -> dict[str, Cell]:  # fmt: skip
+    """Run with a check "deed", another one for each kernel, and one afterwards; cells by kernel."""
+    deed = check_that("deed", lambda context: deeds[context.kernel.name](context))
+    asked.checks = (deed, AFTERWARDS)
+    return {cell.kernel.name: cell for cell in asked.run().cells}
+
+
+def shell(script: str, timeout_s: float = 300.0) -> Callable[[Context], object]:
+    return lambda context: context.guest.run(["/bin/sh", "-c", script], timeout_s=timeout_s)
+
+
+def lost(cell: Cell, verdict: str, cause: str) -> CheckResult:
+    """The answer of the check that lost the guest; the others are as they have to be."""
+    found = verdicts(cell.checks)
+    assert found["boot"] == ("pass", "")
+    assert found["deed"] == (verdict, cause), cell.checks
+    assert found["splat"] == ("unknown", "not-reached")
+    return next(check for check in cell.checks if check.check == "deed")
+
+
+def evidence(check: CheckResult, title: str) -> str:
+    return next(one.text for one in check.evidence if one.title == title)

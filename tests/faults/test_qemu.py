@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU killed or stopped under a guest: it says nothing of the kernel, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from harness.checks import Context
+from harness.progress import Phase
+from harness.results import Cause, Verdict
+from harness.supply import KernelFiles
+from tests.faults.cells import lost, run_each, shell
+from tests.vm.matrix import (
+    AFTERWARDS,
+    PATIENCE_S,
+    Matrix,
+    check_that,
+    containers,
+    engine,
+    qemus,
+    until,
+    verdicts,
+)
+
+
+def test_a_guest_killed_from_outside_is_unknown_and_tried_once_more(
+    matrix: Callable[..., Matrix], newest: KernelFiles, backend: str
+) -> None:
+    """It says nothing of kernel or subject, whoever killed it."""
+    killed: list[str] = []
+
+    def wait(context: Context) -> None:
+        killed.append(_kill(asked))
+        context.guest.run(["/bin/sleep", "600"], timeout_s=600)
+
+    asked = matrix(newest, backend=backend, checks=(check_that("wait", wait), AFTERWARDS))
+
+    (cell,) = asked.run().cells
+
+    found = verdicts(cell.checks)
+    assert found["wait"] == ("unknown", "guest-lost")
+    assert found["splat"] == ("unknown", "not-reached")
+    assert (len(killed), cell.attempts) == (2, 2)
+    assert cell.deciding is not None
+    assert "killed by signal 9" in cell.deciding.summary
+    assert cell.earlier[0].startswith("guest-lost: ")
+    assert cell.phases_s["wait"] < PATIENCE_S
+
+
+def test_a_guest_killed_once_is_judged_by_its_second_attempt(
+    matrix: Callable[..., Matrix], oldest: KernelFiles
+) -> None:
+    """The report still tells of the first."""
+    killed: list[str] = []
+
+    def wait(context: Context) -> None:
+        if not killed:
+            killed.append(_kill(asked))
+            context.guest.run(["/bin/sleep", "600"], timeout_s=600)
+
+    asked = matrix(oldest, checks=(check_that("wait", wait), AFTERWARDS))
+
+    (cell,) = asked.run().cells
+
+    assert (cell.verdict, cell.attempts) == (Verdict.PASS, 2)
+    assert "killed by signal 9" in cell.earlier[0]
+    second = asked.report_dir / cell.console
+    assert second.parent.name == "again"
+    assert second.is_file()
+    assert (second.parent.parent / "console.log").is_file()  # of the first
+    assert "again" in [event.phase for _, event in asked.events if isinstance(event, Phase)]
+
+
+def _kill(asked: Matrix) -> str:
+    """Kill the one guest of this process, as an outsider would."""
+    if asked.backend == "local":
+        (qemu,) = qemus(asked.cache, os.getpid())
+        os.kill(qemu, signal.SIGKILL)
+        return str(qemu)
+    (identity,) = containers(os.getpid())
+    with engine() as client:
+        assert client is not None
+        client.containers.get(identity).kill()
+    return identity
+
+
+def _stop(asked: Matrix) -> int:
+    """SIGSTOP to the one guest of this process, as soon as there is one; its pid."""
+    assert until(lambda: qemus(asked.cache, os.getpid()))
+    (qemu,) = qemus(asked.cache, os.getpid())
+    os.kill(qemu, signal.SIGSTOP)
+    return qemu
+
+
+def test_a_qemu_that_is_stopped_before_it_boots_ends_at_the_boot_s_deadline(
+    matrix: Callable[..., Matrix], newest: KernelFiles
+) -> None:
+    """Nothing at all on the console; and a process that does not hear SIGTERM ends all the same."""
+    asked = matrix(newest, checks=(AFTERWARDS,), boot_timeout_s=5.0)
+    stopper = threading.Thread(target=_stop, args=(asked,))
+    asked.on_event = lambda event: (
+        stopper.start()
+        if isinstance(event, Phase) and event.phase == "boot" and not stopper.ident
+        else None
+    )
+
+    (cell,) = asked.run().cells
+
+    stopper.join(PATIENCE_S)
+    (boot, _) = cell.checks
+    assert boot.verdict is Verdict.UNKNOWN
+    assert boot.cause in (Cause.HANG, Cause.INFRA)  # it may be stopped before it opens the channel
+    assert "within the boot's 5 s" in boot.summary
+
+
+def test_a_qemu_that_is_stopped_after_its_boot_accuses_nobody(
+    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles
+) -> None:
+    """Stopped for good, it is a silent guest. Stopped for a while, it wakes up to a soft lockup."""
+    asked = matrix(oldest, newest)
+    asked.jobs = 1  # one guest at a time, for `_stop`
+
+    def for_good(context: Context) -> None:
+        _stop(asked)
+        context.guest.run(["/bin/true"], timeout_s=600)
+
+    def for_a_while(context: Context) -> None:
+        shell("echo 1 >/proc/sys/kernel/watchdog_thresh; sleep 3")(context)
+        qemu = _stop(asked)
+        time.sleep(7)
+        os.kill(qemu, signal.SIGCONT)
+        context.guest.run(["/bin/sleep", "600"], timeout_s=600)
+
+    cells = run_each(asked, {oldest.name: for_a_while, newest.name: for_good})
+
+    assert "within 30 s" in lost(cells[newest.name], "unknown", "hang").summary
+    woken = lost(cells[oldest.name], "unknown", "infra").summary
+    assert re.search(r"this machine let QEMU run for \d\.\d s of .*BUG: soft lockup", woken)
