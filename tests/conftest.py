@@ -79,14 +79,17 @@ def pytest_runtest_protocol(
     """What the test may not meet of the other processes' waits, or is waited for."""
     with contextlib.ExitStack() as held:
         if hasattr(item.config, "workerinput") and item.config.cache is not None:
-            tests = Cache(root=item.config.cache.mkdir("beside"))
+            beside = item.config.cache.mkdir("beside")
             undisturbed = _UNDISTURBED.match(item.nodeid) is not None
-            held.enter_context(slot.hold(tests, alone=undisturbed))
+            held.enter_context(slot.hold_in(beside, alone=undisturbed))
             # A test that computes would spoil the times of a guest that is timed. Not one whose
             # sittings hold the machine's slot themselves: it would wait for itself.
             vm = item.get_closest_marker("vm") is not None
             if not vm or item.nodeid.startswith(_HOLDS_NO_SITTING):
                 held.enter_context(slot.hold(Cache.default(), alone=False))
+            if not vm:  # what it holds itself is not the machine's
+                patched = held.enter_context(pytest.MonkeyPatch.context())
+                patched.setenv(slot.SETTING, str(item.config.cache.mkdir("slot")))
         return (yield)
 
 
