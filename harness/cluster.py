@@ -77,7 +77,9 @@ class Cluster:
                 answered.set_result(files)
                 return answered
             wanted = remote.errand(benches[arch], item, files)
-            return executor.submit(_work, luggage[arch], wanted, topic)
+            # Keys of one group: the scheduler then keeps those that no worker has room for, and a
+            # worker that dies takes no cell down with it that it had not begun.
+            return executor.ask((f"cell-{run}", item.name), _work, luggage[arch], wanted, topic)
 
         def bring(item: Prepared, future: Future[Brought | Cell]) -> Cell:
             try:
@@ -152,6 +154,13 @@ class _Executor(Executor):
         future: Future[_T] = self._inner.submit(fn, *args, **kwargs)
         return future
 
+    def ask(
+        self, key: tuple[str, str], fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]:
+        """`submit` under a name."""
+        future: Future[_T] = self._inner.submit(fn, *args, **kwargs, key=key)
+        return future
+
     def shutdown(  # type: ignore[explicit-override]
         self, wait: bool = True, *, cancel_futures: bool = False
     ) -> None:
@@ -206,8 +215,8 @@ def _told(failure: BaseException) -> HarnessError:
     """What became of a task, in words for a report."""
     if isinstance(failure, KilledWorker):
         return HarnessError(
-            f"{failure.allowed_failures + 1} workers were lost while they answered it, the last "
-            f"at {failure.last_worker.address}",
+            f"the worker that answered it was lost {failure.allowed_failures + 1} times, the last at "
+            f"{failure.last_worker.address}",
             hint="look at the workers' logs, and whether their machines have the memory",
         )
     return HarnessError(f"a worker failed: {type(failure).__name__}: {failure}")
