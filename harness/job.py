@@ -238,6 +238,7 @@ def plan_text(wanted: Request, cache: Cache) -> str:
         *_left_out(wanted),
         f"Backend:     {wanted.backend}; {jobs} guests at once as far as memory is free, "
         f"{wanted.machine.vcpus} CPUs and {wanted.machine.memory_mib} MiB each",
+        *([f"Executor:    {wanted.executor}: there, not here"] if wanted.executor else []),
         f"Accelerator: {pipeline.known_accelerator(wanted, cache)}",
         f"Estimate:    {pipeline.estimate_s(wanted, jobs):.0f} s once everything is cached "
         "(under emulation)",
