@@ -23,7 +23,7 @@ _FAIL = check("load", Verdict.FAIL, Cause.VERIFIER_REJECTED, "R1 invalid mem acc
 
 def _entry(*kernels: str, name: str = "load", expires: datetime.date = _TODAY) -> Entry:
     return Entry(
-        check=name, kernels=kernels or ("5.4-*",), owner="ada@example.org",
+        check=name, kernels=kernels or ("5.4-*",), owner="Ada Lovelace",
         reason="issue 41 <b>", expires=expires,
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_a_quarantined_failure_stays_one_and_does_not_decide_the_status() -> Non
     load = found.cells[0].checks[1]
     assert (load.verdict, load.cause) == (Verdict.FAIL, Cause.VERIFIER_REJECTED)
     assert load.quarantine == Quarantined(
-        owner="ada@example.org", reason="issue 41 <b>", expires="2026-11-22"
+        owner="Ada Lovelace", reason="issue 41 <b>", expires="2026-11-22"
     )
     assert found.verdict is Verdict.FAIL
     assert (job.status(_run(), strict=False), job.status(found, strict=True)) == (1, 0)
@@ -129,7 +129,7 @@ def test_every_report_shows_who_answers_for_it() -> None:
     assert "✘ verifier-rejected ⚐" in table
     assert "1 with a quarantined failure" in reporting.verdict_line(found)
     for text in (reporting.problems_text(found), _drawn(found, "summary.md")):
-        assert "quarantined until 2026-11-22 by ada@example.org: issue 41" in text
+        assert "quarantined until 2026-11-22 by Ada Lovelace: issue 41" in text
     page = _drawn(found, "report.html")
     assert "issue 41 &lt;b&gt;" in page
     assert "issue 41 <b>" not in page
@@ -146,7 +146,7 @@ def test_in_junit_it_is_skipped_with_the_reason() -> None:
     assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
     message = skipped.get("message", "")
     assert message.startswith("fail (verifier-rejected)")
-    assert "quarantined until 2026-11-22 by ada@example.org: issue 41" in message
+    assert "quarantined until 2026-11-22 by Ada Lovelace: issue 41" in message
 
 
 def test_the_gate_refuses_it_all_the_same() -> None:
