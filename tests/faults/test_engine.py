@@ -101,7 +101,7 @@ def test_an_engine_killed_in_mid_run_and_started_again_costs_one_try_of_one_cell
     hit = run.cells[1]
     assert hit.earlier == ("guest-lost: the Docker engine went away while the guest ran",)
     assert hit.phases_s["wait for the engine"] > 0
-    assert (made.report_dir / "kernels" / _HIT / "console.log").stat().st_size > 1000
+    assert (made.report_dir / "kernels" / _HIT / "console.log").stat().st_size > 0
     assert leftovers(cache) == []
     assert engine.containers() == []
 
@@ -176,7 +176,7 @@ def test_what_the_engine_loses_is_made_again(
     assert _attempts(run) == {_BEFORE: ("pass", 2), _HIT: ("pass", 2), _LATER: ("pass", 1)}
     removed, without_image = run.cells[0], run.cells[1]
     assert removed.earlier == ("guest-lost: the container was removed from outside",)
-    assert without_image.earlier == (
-        f"infra: there is no kernel container '{images.REPOSITORY}:{_HIT}'",
-    )
+    (why,) = without_image.earlier
+    assert why.startswith("infra: ")
+    assert why.endswith(f"there is no kernel container '{images.REPOSITORY}:{_HIT}'")
     assert all(cell.verdict is Verdict.PASS for cell in run.cells)
