@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import admission, job, pipeline, results, rundir
+from harness import admission, job, pipeline, results, rundir, supply
 from harness.bench import scale, simulated, soak
 from harness.cache import Cache
 from harness.errors import UsageError
@@ -65,6 +65,10 @@ def measure_soak(words: Words, cells: int, cache: Cache, emit: Listener) -> tupl
     now = datetime.datetime.now().astimezone()
     out = Path(words.out) if words.out else job.REPORTS / now.strftime("soak-%Y-%m-%d-%H%M%S")
     request = _request(replace(words, out=str(out)), cache, few=False)
+    lock = supply.read_lock(request.lock) if request.lock.exists() else None
+    if not words.kernels and lock is not None:  # those that can be had: the others boot nothing
+        locked = tuple(kernel for kernel in request.kernels if lock.get(kernel.name))
+        request = replace(request, kernels=locked)
 
     def once(number: int, most: int, listen: Listener) -> Run:
         few = replace(

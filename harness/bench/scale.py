@@ -26,7 +26,6 @@ class Pace:
     cells: int
     seconds: float  # of the whole run
     own_s: float  # CPU time of the harness
-    waits_s: float  # of all cells, for room on the machine
     lost: int  # cells without a verdict
 
     @property
@@ -47,7 +46,6 @@ def measure(once: Once, guests: Sequence[int], say: Callable[[str], None]) -> tu
             Pace(
                 guests=count, cells=len(run.cells), seconds=time.monotonic() - started,
                 own_s=time.process_time() - own,
-                waits_s=sum(cell.phases_s.get("wait", 0.0) for cell in run.cells),
                 lost=sum(cell.verdict is Verdict.UNKNOWN for cell in run.cells),
             )
         )  # fmt: skip
