@@ -7,13 +7,16 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from harness import closure, process, subject
+from harness import closure, intake, process, subject
 from harness.btf import BpfObject, Kind
+from harness.btf.elf import MOST_OBJECT_BYTES, Elf
 from harness.btf.errors import BtfError
 from harness.cache import Cache, sha256_of
 from harness.errors import HarnessError, UsageError
@@ -246,17 +249,21 @@ def _judge(built: Subject, duration_s: float) -> CheckResult:
 
 def _sections(path: Path) -> list[str]:
     try:
-        with path.open("rb") as stream:
-            elf = ELFFile(stream)
-            if elf["e_machine"] != "EM_BPF":
-                raise UsageError(
-                    f"'{path}' is an ELF file for {elf['e_machine']}, not a BPF object",
-                    hint="compile it with clang -target bpf",
-                )
-            return [section.name for section in elf.iter_sections() if section.name]
-    except OSError as error:
-        raise UsageError(f"cannot read the object '{path}': {error.strerror}") from error
-    except (ELFError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        content = intake.content(path, most_bytes=MOST_OBJECT_BYTES)
+        machine = ELFFile(BytesIO(content))["e_machine"]
+        if machine != "EM_BPF":
+            raise UsageError(
+                f"'{path}' is an ELF file for {machine}, not a BPF object",
+                hint="compile it with clang -target bpf",
+            )
+        return [one.name for one in Elf.parse(content, str(path)).sections if one.name]
+    except intake.NoFileError as error:
+        raise UsageError(
+            f"cannot read the object '{path}': {error.why}", hint=error.hint
+        ) from error
+    except BtfError as error:
+        raise UsageError(f"'{path}' is no ELF object: {error.message}") from error
+    except (ELFError, ConstructError, LookupError, ValueError, OverflowError) as error:
         raise UsageError(f"'{path}' is no ELF object: {error}") from error
 
 

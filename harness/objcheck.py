@@ -256,7 +256,7 @@ class _Lines:
             content = line.encode(errors="replace")
             try:
                 kind = msgspec.json.decode(content, type=_Type).type
-            except msgspec.MsgspecError as error:
+            except (ValueError, RecursionError) as error:
                 if number == len(raw):
                     break  # cut off in the middle of a line; the end is missing too
                 raise HarnessError(
@@ -284,7 +284,7 @@ class _Lines:
     def decode(self, content: bytes, into: type[_T]) -> _T:
         try:
             return msgspec.json.decode(content, type=into)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             raise HarnessError(f"objcheck {self.command} answers strangely: {error}") from error
 
     def _missing(self, kind: str) -> NoReturn:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.verifierlog import VerifierStats, last_words
 
 
@@ -369,4 +369,7 @@ class RelocatedProgram:
     @property
     def insns(self) -> bytes:
         """8 bytes each, in the guest's byte order."""
-        return bytes.fromhex(self.hex)
+        try:
+            return bytes.fromhex(self.hex)
+        except ValueError as error:
+            raise HarnessError(f"the instructions of '{self.name}' are no hex: {error}") from error
