@@ -21,11 +21,12 @@ from typing import TypeVar
 
 import msgspec
 
-from harness import results
+from harness import intake, results
 from harness.errors import HarnessError, UsageError
 from harness.results import Cell, RunFacts, Verdict
 
 SCHEMA = 1
+_MOST_BYTES = 256 << 20  # of a file; a cell has 30 kB
 FILE = "journal.json"
 CELLS = "cells"
 # What belongs together: given one of them anew, none of the others is taken from the journal.
@@ -234,10 +235,10 @@ def _again(cell: Cell, now: Mapping[str, str]) -> str:
 def _head(directory: Path) -> _Head:
     path = directory / FILE
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = intake.content(path, most_bytes=_MOST_BYTES)
+    except intake.NoFileError as error:
         raise UsageError(
-            f"'{directory}' has no run to resume: {path.name}: {error.strerror}",
+            f"'{directory}' has no run to resume: {path.name}: {error.why}",
             hint="name the directory of a report (--out, or reports/<time>)",
         ) from error
     return _decoded(content, path, _Head)
@@ -252,7 +253,7 @@ def _decoded(content: bytes, path: Path, kind: type[_T]) -> _T:
                 hint="resume it with the version of the harness that began it",
             )
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or of UTF-8
         raise UsageError(f"'{path}' is no journal of a run: {error}") from error
 
 
@@ -261,8 +262,8 @@ def _cells(directory: Path, run: str) -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     for path in sorted((directory / CELLS).glob("*.json")):
         try:
-            kept = _decoded(path.read_bytes(), path, _Kept)
-        except (OSError, UsageError):
+            kept = _decoded(intake.content(path, most_bytes=_MOST_BYTES), path, _Kept)
+        except (intake.NoFileError, UsageError):
             continue
         if kept.id == run and kept.cell.kernel.name == path.stem:
             found[path.stem] = kept.cell
