@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -241,3 +242,11 @@ def test_a_manifest_names_driver_and_corpus_among_its_files(
             subject.read_manifest(path)
     else:
         assert subject.read_manifest(path).functional.driver == "senddrv"
+
+
+def test_a_guest_that_packs_a_bomb_is_told() -> None:
+    """Half a megabyte that would be half a gigabyte."""
+    packed = gzip.compress(bytes(512 << 20), compresslevel=1)
+
+    with pytest.raises(HarnessError, match="what the guest packed is over 256 MiB"):
+        observer._unpacked(packed)
