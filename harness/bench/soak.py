@@ -63,7 +63,10 @@ class Soak:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL for a lost result, an unexplained unknown or something kept."""
+        """FAIL for a lost result, an unexplained unknown or something kept.
+
+        UNKNOWN where growth cannot be told, or a kernel could not be had: its cell boots nothing.
+        """
         kept = (
             self.last.descriptors > self.first.descriptors
             or self.last.threads > self.first.threads
@@ -72,7 +75,8 @@ class Soak:
         )
         if self.results != self.asked or self.unexplained or kept or self.leaks:
             return Verdict.FAIL
-        return Verdict.UNKNOWN if self.leaks is None else Verdict.PASS
+        unreal = any(name == Verdict.UNAVAILABLE for name, _ in self.verdicts)
+        return Verdict.UNKNOWN if self.leaks is None or unreal else Verdict.PASS
 
 
 def measure(once: Once, *, cells: int, emit: Listener, scratch: Path, clock: Clock) -> Soak:
