@@ -135,7 +135,7 @@ def render(found: Soak) -> str:
     """The figures, what they are held against, and what follows."""
     verdicts = ", ".join(f"{count} {name}" for name, count in found.verdicts)
     first, last = found.first, found.last
-    rows = [
+    rows: list[list[object]] = [
         ["results", f"{found.results} of {found.asked}: {verdicts}", "one for each cell"],
         ["unexplained unknown", len(found.unexplained), "none"],
         ["resident memory", _memory(found), f"grows by no more than {LEAK_KIB:g} KiB a cell"],
