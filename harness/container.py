@@ -111,6 +111,11 @@ def _run(argv: Sequence[str], environment: Mapping[str, str], run_dir: Path) -> 
     limit_mib = int(
         number_setting(environment, f"{_OURS}SRC_LIMIT_MIB", float(source_tree.LIMIT_MIB))
     )
+    if not argv and not _is_terminal():
+        raise HarnessError(
+            "no command to run",
+            hint="name one after the image, or ask for a shell with docker run -it",
+        )
     verbose = bool(environment.get(f"{_OURS}VERBOSE"))
     arch = _arch()
     accelerators = _accelerators(arch)
@@ -126,11 +131,6 @@ def _run(argv: Sequence[str], environment: Mapping[str, str], run_dir: Path) -> 
 
     directory = carried_directory(str(Path.cwd()))
     if not argv or (len(argv) == 1 and argv[0] in _SHELLS and _is_terminal()):
-        if not _is_terminal():
-            raise HarnessError(
-                "no command to run",
-                hint="name one after the image, or ask for a shell with docker run -it",
-            )
         _say("leave the guest with exit; it is thrown away then")
         return session.shell(
             files, where=where, run_dir=run_dir, accelerators=accelerators,

@@ -96,7 +96,7 @@ _WRONG: dict[str, tuple[Callable[[Things], list[object]], str]] = {
     "no object": (lambda t: ["kernel-matrix", "--object", "/no/such.o"], "'/no/such.o'"),
     "text as object": (lambda t: ["kernel-matrix", "--object", t.text], "is no ELF object"),
     "x86 object": (lambda t: ["kernel-matrix", "--object", t.foreign], "EM_X86_64"),
-    "directory as object": (lambda t: ["kernel-matrix", "--object", t.empty], "Is a directory"),
+    "directory as object": (lambda t: ["kernel-matrix", "--object", t.empty], "it is a directory"),
     "two subjects": (
         lambda t: ["kernel-matrix", "--object", t.object, "--manifest", t.manifest],
         "two subjects",

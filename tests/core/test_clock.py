@@ -17,6 +17,7 @@ _WALL = {
 }
 # Where it stamps what is written down, or is compared with such a stamp; never waited for.
 _STAMPS = {
+    "benches.py": "the name of a report's directory",
     "images.py": "how old an engine's image is",
     "job.py": "the name of a report's directory; the day of a gate and of a quarantine",
     "merge.py": "the day of a quarantine",
