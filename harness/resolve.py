@@ -113,7 +113,7 @@ def resolve_many(
         todo = _Bench(objects, cache_dir, chosen).todo(files)
         workers = min(os.cpu_count() or 1, len(files), todo // _TODO_PER_WORKER)
         if workers > 1:
-            with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 size = -(-len(files) // (2 * workers))
                 try:
                     columns = _spread(pool, objects, files, cache_dir, chosen, size)

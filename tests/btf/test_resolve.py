@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from harness import bpfobject, resolve
+from harness import bpfobject, process, resolve
 from harness.btf import Status
 from harness.btf.table import decode_column, encode_column, groups
 from harness.errors import HarnessError
@@ -136,3 +137,27 @@ def test_inspect_shows_what_an_object_holds(compile_bpf: Compile) -> None:
     assert "guards.bpf.c:" in text
     assert document["version"] == 1
     assert len(document["relocations"]) == len(facts.relocations)
+
+
+def test_many_kernels_seen_for_the_first_time_end_quietly(
+    compile_bpf: Compile, kernels: list[Path], tmp_path: Path
+) -> None:
+    """Workers' own files must not be missed when the run's temporary directory is gone."""
+    place = tmp_path / "many"
+    place.mkdir()
+    for number in range(60):
+        (place / f"v{number}.btf").write_bytes(kernels[0].read_bytes())
+    script = (
+        "import sys; from pathlib import Path; from harness import resolve, rundir\n"
+        "obj, btf, cache = map(Path, sys.argv[1:])\n"
+        "with rundir.scratch():\n"
+        "    found = resolve.resolve_many([obj], resolve.kernel_files([btf]), cache_dir=cache)\n"
+        "print(len(found.kernels))\n"
+    )
+
+    done = process.run(
+        [sys.executable, "-c", script, compile_bpf("kinds.bpf.c"), place, tmp_path / "cache"],
+        timeout_s=120, check=False,
+    )  # fmt: skip
+
+    assert (done.text, done.stderr) == ("60\n", b"")
