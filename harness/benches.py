@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A person's words → the benches that make whole runs: `inv bench scale`, `inv bench soak`."""
+"""A person's words → `inv bench resolve`, and the benches that make whole runs: scale, soak."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import admission, job, pipeline, results, rundir, supply
-from harness.bench import scale, simulated, soak
+from harness import admission, job, pipeline, results, rundir, static, supply
+from harness.bench import resolve, scale, simulated, soak
 from harness.cache import Cache
 from harness.errors import UsageError
 from harness.inventory import noting
@@ -33,6 +33,20 @@ class Words:
     results: str = ""  # of a recorded run
     out: str = ""
     jobs: int = 0
+
+
+def measure_resolve(
+    object_path: str, kernels: str, rounds: int, cache: Cache, emit: Listener
+) -> tuple[str, Verdict]:
+    """An object's relocations on the kernels' BTF, against bpftool; "" is the DNS observer."""
+    subject = job.subject_source(object_path, "")(cache, noting(emit)).subject
+    types = static.bring_together(
+        (static.KERNELS,), (), cache, emit, kernels=kernels, arch="x86_64"
+    )
+    if subject.object is None:
+        raise UsageError("the subject has no object to resolve")
+    found = resolve.measure(subject.object, types, rounds=rounds)
+    return resolve.render(found), Verdict.PASS if found.good else Verdict.FAIL
 
 
 def measure_scale(words: Words, cache: Cache, emit: Listener) -> tuple[str, Verdict]:

@@ -13,9 +13,10 @@ from harness import flaky, sitting, supply
 from harness.catalogue import Kernel
 from harness.checks.context import Check, Where
 from harness.errors import HarnessError, UnavailableError
+from harness.lost import BOOT, trouble_of
 from harness.progress import Phase
 from harness.results import Cause, Cell, CheckResult, KernelFacts, Verdict, worst
-from harness.sitting import Bench, SharedAccelerator, Sitting, trouble_of
+from harness.sitting import Bench, SharedAccelerator, Sitting
 from harness.supply import KernelFiles
 
 Wanted = Kernel | KernelFiles
@@ -154,7 +155,7 @@ def _stopped(first: Sitting) -> CheckResult | None:
     `skipped` does not: what has to be attached by its own loader can still be timed.
     """
     for check in first.checks:
-        decides = check.check in (sitting.BOOT, *_NEEDED_FIRST) and check.verdict not in (
+        decides = check.check in (BOOT, *_NEEDED_FIRST) and check.verdict not in (
             Verdict.PASS, Verdict.SKIPPED,
         )  # fmt: skip
         if decides or check.cause in _ENDED:
@@ -176,7 +177,7 @@ def _in_order(asked: Sequence[Check], answers: Sequence[CheckResult]) -> list[Ch
         known = found.get(answer.check)
         if known is None or worst((known.verdict, answer.verdict)) is not known.verdict:
             found[answer.check] = answer
-    names = [sitting.BOOT, *(check.name for check in asked)]
+    names = [BOOT, *(check.name for check in asked)]
     return [found[name] for name in names if name in found]
 
 

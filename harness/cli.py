@@ -3,24 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
-import os
-import shutil
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn, ParamSpec, TypeVar
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit, ParseError
-from invoke.program import Program
 from invoke.tasks import task
 
 from harness import (
@@ -28,14 +16,13 @@ from harness import (
     bpfobject,
     compare,
     doctor,
+    entry,
     export,
     gate,
-    intake,
     inventory,
     job,
     launch,
     pipeline,
-    process,
     project,
     reporting,
     resolve,
@@ -43,69 +30,10 @@ from harness import (
     static,
 )  # fmt: skip
 from harness import security as guarding
-from harness.bench import resolve as bench_resolve
-from harness.btf.errors import BtfError
 from harness.cache import Cache
-from harness.errors import HarnessError, UsageError
+from harness.entry import STATUS, columns, finish, guarded, number, show
+from harness.errors import UsageError
 from harness.progress import Note, Progress
-from harness.results import Verdict
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Errors of ours end in one clear line and a status, never in a traceback."""
-
-    @functools.wraps(body)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if threading.current_thread() is threading.main_thread():
-            _hear_signals()
-        try:
-            return body(*args, **kwargs)
-        except (UsageError, BtfError) as error:  # BtfError: a file named here is no such thing
-            _fail(error, 2)
-        except HarnessError as error:
-            _fail(error, 3)
-        except KeyboardInterrupt:
-            raise Exit("interrupted", code=130) from None
-        except BrokenPipeError:  # `inv inspect … | head`: the reader has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Exit(code=141) from None
-
-    return call
-
-
-def _print(words: object, *, end: str = "\n") -> None:
-    """For a person, or the log of a CI: names and texts of others do nothing there but show."""
-    print(intake.shown(str(words)), end=end)
-
-
-def _hear_signals() -> None:
-    """Asked to end, however, we end as ^C does: guests and containers go, finished cells stay."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
-            signal.signal(number, _told_to_end)
-
-
-def _told_to_end(number: int, frame: FrameType | None) -> None:
-    """The first time in good order; the second time at once, what is left goes at the next start."""
-    if process.stopping():
-        process.kill_all()
-        os._exit(128 + number)
-    process.stop()
-    raise KeyboardInterrupt
-
-
-def _columns() -> int:
-    """Of the terminal; 0, no limit, where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-
-
-def _fail(error: HarnessError, code: int) -> NoReturn:
-    hint = f"\n  → {error.hint}" if error.hint else ""
-    raise Exit(intake.shown(f"error: {error.message}{hint}"), code=code)
-
 
 _KERNELS_HELP = {
     "kernels": "tiers (core, lts, edge), series (5.10), names (5.10-oldest), stable, all; "
@@ -143,7 +71,7 @@ _BACKEND_HELP = "auto, docker or local"
         "resume": "a report's directory: go on with that run, without what is finished",
     },
 )
-@_guarded
+@guarded
 def kernel_matrix(
     c: Context,
     kernels: str = "",
@@ -171,34 +99,31 @@ def kernel_matrix(
     cache = Cache.default()
     request = job.request(
         cache=cache, kernels=kernels, arch=arch, kernel_dirs=[Path(p) for p in kernel_dir or ()], object_path=object,
-        manifest_path=manifest, backend=backend, jobs=_number("jobs", jobs), check_names=checks, out=out,
-        append=tuple(append or ()), boot_timeout_s=float(_number("boot-timeout", boot_timeout)),
+        manifest_path=manifest, backend=backend, jobs=number("jobs", jobs), check_names=checks, out=out,
+        append=tuple(append or ()), boot_timeout_s=float(number("boot-timeout", boot_timeout)),
         shard=shard, executor=executor,
         commands=job.CommandWords(
             run=tuple(command or ()), files=tuple(Path(p) for p in file or ()), attached=attached,
-            timeout_s=float(_number("timeout", timeout)),
+            timeout_s=float(number("timeout", timeout)),
         ),
         strict=strict, resume=resume,
     )  # fmt: skip
-    _print(job.plan_text(request, cache))
+    show(job.plan_text(request, cache))
     if plan:
         return
     with job.kept(request, resume=bool(resume)) as kept:
         with Progress() as emit:
             run = job.against_history(pipeline.run(request, cache, emit, kept), request.report_dir)
-        _print(f"\n{reporting.table(run, _columns())}\n")  # first: a disk may refuse the files
+        show(f"\n{reporting.table(run, columns())}\n")  # first: a disk may refuse the files
         if told := reporting.problems_text(run):
-            _print(f"{told}\n")
-        _print(reporting.verdict_line(run))
+            show(f"{told}\n")
+        show(reporting.verdict_line(run))
         for path in job.write_reports(run, request.report_dir):
-            _print(f"  {path}")
+            show(f"  {path}")
         kept.end()
     if job.resumable(run):
-        _print(f"\nnot finished; to go on: {job.resume_line(request.report_dir)}")
-    _exit(job.status(run, strict=request.words.strict))
-
-
-_STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
+        show(f"\nnot finished; to go on: {job.resume_line(request.report_dir)}")
+    finish(job.status(run, strict=request.words.strict))
 
 
 @task(
@@ -209,15 +134,15 @@ _STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
         "arch": "of the kernels it is for: x86_64 (default) or arm64",
     },
 )
-@_guarded
+@guarded
 def build_task(c: Context, manifest: str = "", out: str = "", arch: str = "x86_64") -> None:
     """Compile the subject and print where its object is."""
     with Progress() as emit:
         built = job.built(manifest, arch, Cache.default(), lambda t: emit(Note(text=t)))
-    _print(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
+    show(f"{built.compile.verdict}: {built.subject.object or built.compile.summary}")
     if out:
-        _print(f"  {export.export(built.subject, Path(out))}")
-    _exit(_STATUS.get(built.compile.verdict, 0))
+        show(f"  {export.export(built.subject, Path(out))}")
+    finish(STATUS.get(built.compile.verdict, 0))
 
 
 _KERNELS_ACTIONS = ("list", "fetch", "lock", "images", "shards")
@@ -234,7 +159,7 @@ _KERNELS_ACTIONS = ("list", "fetch", "lock", "images", "shards")
         "size": "shards: kernels in each",
     },
 )
-@_guarded
+@guarded
 def kernels_task(
     c: Context,
     action: str,
@@ -246,10 +171,10 @@ def kernels_task(
     """The catalogue: list it, fetch kernels, lock versions, build kernel containers."""
     cache = Cache.default()
     if action == "list":
-        _print(inventory.kernels_text(kernels, arch, cache))
+        show(inventory.kernels_text(kernels, arch, cache))
         return
     if action == "shards":
-        _print(inventory.shards(kernels, _number("size", size)))
+        show(inventory.shards(kernels, number("size", size)))
         return
     with Progress() as emit:
         match action:
@@ -264,8 +189,8 @@ def kernels_task(
                     f"unknown action '{action}'", hint=f"there is {', '.join(_KERNELS_ACTIONS)}"
                 )
     for line in lines:
-        _print(line)
-    _exit(status)
+        show(line)
+    finish(status)
 
 
 @task(
@@ -273,11 +198,11 @@ def kernels_task(
     positional=["object"],
     help={"object": "a .bpf.o", "json": "as JSON"},
 )
-@_guarded
+@guarded
 def inspect_task(c: Context, object: str, json: bool = False) -> None:
     """Programs, maps, data, externs, relocations, and what the object needs of a kernel."""
     facts = bpfobject.inspect(Path(object))
-    _print(bpfobject.to_json(facts) if json else bpfobject.render_text(facts))
+    show(bpfobject.to_json(facts) if json else bpfobject.render_text(facts))
 
 
 @task(
@@ -294,7 +219,7 @@ def inspect_task(c: Context, object: str, json: bool = False) -> None:
         "verbose": "every relocation, not only what differs or fails",
     },
 )
-@_guarded
+@guarded
 def resolve_task(
     c: Context,
     object: str,
@@ -313,8 +238,8 @@ def resolve_task(
             btf or (), kernel_dir or (), cache, emit, kernels=kernels, arch=arch
         )
     found = static.resolve_here(objects, types, cache)
-    _print(resolve.to_json(found) if json else resolve.render_text(found, verbose=verbose))
-    _exit(found.exit_status)
+    show(resolve.to_json(found) if json else resolve.render_text(found, verbose=verbose))
+    finish(found.exit_status)
 
 
 @task(
@@ -326,7 +251,7 @@ def resolve_task(
         "backend": _BACKEND_HELP,
     },
 )
-@_guarded
+@guarded
 def run_task(
     c: Context, kernel: str, timeout: str = "600", src: str = "", backend: str = "local"
 ) -> None:
@@ -337,23 +262,23 @@ def run_task(
     with Progress() as emit:
         outcome = launch.run_command(
             kernel, words, Cache.default(), emit,
-            timeout_s=float(_number("timeout", timeout)), src=src, backend=backend,
+            timeout_s=float(number("timeout", timeout)), src=src, backend=backend,
         )  # fmt: skip
     sys.stdout.buffer.write(outcome.stdout)
     sys.stdout.flush()
     sys.stderr.buffer.write(outcome.stderr)
     sys.stderr.flush()
     # As timeout(1) and a kernel container say it: a command that ended says its own status.
-    _exit(124 if outcome.timed_out else 125 if outcome.lost_bytes else outcome.status)
+    finish(124 if outcome.timed_out else 125 if outcome.lost_bytes else outcome.status)
 
 
 @task(name="shell", help={"kernel": "name, series (its newest) or a directory"})
-@_guarded
+@guarded
 def shell_task(c: Context, kernel: str, src: str = "") -> None:
     """A shell on the console of a guest."""
     with Progress() as emit:
         start = launch.shell(kernel, Cache.default(), emit)
-    _exit(start(src))
+    finish(start(src))
 
 
 @task(
@@ -366,21 +291,21 @@ def shell_task(c: Context, kernel: str, src: str = "") -> None:
         "out": "with --merge: directory of the merged report",
     },
 )
-@_guarded
+@guarded
 def report_task(
     c: Context, results: str = "", merge: Sequence[str] | None = None, out: str = ""
 ) -> None:
     """Redraw every report from results.json, or merge those of shards."""
     if not merge:
         for written in job.redraw(Path(results) if results else job.LATEST):
-            _print(f"  {written}")
+            show(f"  {written}")
         return
     if not out:
         raise UsageError("--merge needs --out, the directory of the merged report")
     run, files = job.merge([Path(one) for one in merge], Path(out))
-    _print(f"{reporting.table(run, _columns())}\n\n{reporting.verdict_line(run)}")
+    show(f"{reporting.table(run, columns())}\n\n{reporting.verdict_line(run)}")
     for written in files:
-        _print(f"  {written}")
+        show(f"  {written}")
 
 
 @task(
@@ -388,12 +313,12 @@ def report_task(
     positional=["before", "after"],
     help={"before": "results.json of a run, or the directory with it", "after": "of another"},
 )
-@_guarded
+@guarded
 def compare_task(c: Context, before: str, after: str) -> None:
     """What changed between two runs, as Markdown; status 1 on a regression."""
     found = job.compared(Path(before), Path(after))
-    _print(compare.markdown(found), end="")
-    _exit(1 if found.regressions else 0)
+    show(compare.markdown(found), end="")
+    finish(1 if found.regressions else 0)
 
 
 @task(
@@ -406,7 +331,7 @@ def compare_task(c: Context, before: str, after: str) -> None:
         "object": "what is to be released; results of another object are refused",
     },
 )
-@_guarded
+@guarded
 def gate_task(
     c: Context, results: str = "", policy: str = "gate.toml", coverage: str = "", object: str = ""
 ) -> None:
@@ -415,8 +340,8 @@ def gate_task(
         Path(results) if results else job.LATEST, Path(policy),
         coverage=Path(coverage) if coverage else project.COVERAGE, object_path=object,
     )  # fmt: skip
-    _print(gate.text(decision))
-    _exit(decision.status)
+    show(gate.text(decision))
+    finish(decision.status)
 
 
 @task(
@@ -427,12 +352,12 @@ def gate_task(
         "manifest": "the subject's manifest (default: the DNS observer's)",
     },
 )
-@_guarded
+@guarded
 def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
     """Agree to what a run's programs cost: write it into the manifest's baseline."""
     path = Path(results) if results else job.LATEST
     for line in job.update_baseline(path, manifest):
-        _print(line)
+        show(line)
 
 
 @task(
@@ -442,35 +367,35 @@ def baseline_task(c: Context, results: str = "", manifest: str = "") -> None:
         "security": "start a guest's QEMU and tell what really keeps it in",
     },
 )
-@_guarded
+@guarded
 def doctor_task(c: Context, prepare: bool = False, security: bool = False) -> None:
     """What this machine has, lacks, and how to get it."""
     if security:
         inspected = guarding.inspect(Cache.default())
-        _print(guarding.render(inspected))
-        _exit(0 if guarding.holds(inspected) else 3)
+        show(guarding.render(inspected))
+        finish(0 if guarding.holds(inspected) else 3)
         return
     if prepare:
         for line in runner.prepare():
-            _print(line)
+            show(line)
         return
     found = doctor.report()
-    _print(doctor.render(found))
-    _exit(0 if found.healthy else 1)
+    show(doctor.render(found))
+    finish(0 if found.healthy else 1)
 
 
 @task(name="schema")
-@_guarded
+@guarded
 def schema_task(c: Context) -> None:
     """Write reports/schema/ from the structs that results are made of."""
-    _print(project.write_schema())
+    show(project.write_schema())
 
 
 @task(name="lint")
-@_guarded
+@guarded
 def lint_task(c: Context) -> None:
     """ruff, mypy, import layers."""
-    _exit(project.lint())
+    finish(project.lint())
 
 
 @task(
@@ -481,10 +406,10 @@ def lint_task(c: Context) -> None:
         "m": "pytest's -m, and no lint: faults (a quarter of an hour), slow",
     },
 )
-@_guarded
+@guarded
 def test_task(c: Context, fast: bool = False, k: str = "", m: str = "") -> None:
     """Lint, unit tests, and tests that boot the oldest and the newest kernel; coverage."""
-    _exit(project.test(fast=fast, expression=k, markers=m))
+    finish(project.test(fast=fast, expression=k, markers=m))
 
 
 @task(
@@ -504,7 +429,7 @@ def test_task(c: Context, fast: bool = False, k: str = "", m: str = "") -> None:
         "jobs": "soak: guests at once (default: as many as cores and memory carry)",
     },
 )
-@_guarded
+@guarded
 def bench_task(
     c: Context,
     action: str,
@@ -521,45 +446,25 @@ def bench_task(
     """Measure ourselves: against others, interleaved, as ratios; at scale; for long."""
     cache = Cache.default()
     words = benches.Words(
-        kernels=kernels, checks=checks, results=results, out=out, jobs=_number("jobs", jobs)
+        kernels=kernels, checks=checks, results=results, out=out, jobs=number("jobs", jobs)
     )
     with Progress() as emit:
         if action == "boot":
-            text, verdict = launch.bench_boot(kernel, _number("rounds", rounds), cache, emit)
+            text, verdict = launch.bench_boot(kernel, number("rounds", rounds), cache, emit)
         elif action == "resolve":
-            subject = job.subject_source(object, "")(cache, inventory.noting(emit))
-            types = static.bring_together(
-                (static.KERNELS,), (), cache, emit, kernels=kernels, arch="x86_64"
+            text, verdict = benches.measure_resolve(
+                object, kernels, number("rounds", rounds), cache, emit
             )
-            if subject.subject.object is None:
-                raise UsageError("the subject has no object to resolve")
-            found = bench_resolve.measure(
-                subject.subject.object, types, rounds=_number("rounds", rounds)
-            )
-            text = bench_resolve.render(found)
-            verdict = Verdict.PASS if found.good else Verdict.FAIL
         elif action == "scale":
             text, verdict = benches.measure_scale(words, cache, emit)
         elif action == "soak":
-            text, verdict = benches.measure_soak(words, _number("cells", cells), cache, emit)
+            text, verdict = benches.measure_soak(words, number("cells", cells), cache, emit)
         else:
             raise UsageError(
                 f"unknown action '{action}'", hint="there is boot, resolve, scale, soak"
             )
-    _print(text)
-    _exit(_STATUS[verdict])
-
-
-def _number(option: str, text: str) -> int:
-    """An option's whole number; invoke itself answers a word with a traceback."""
-    if not text.isdecimal():
-        raise UsageError(f"--{option} wants a whole number, not '{text}'")
-    return int(text)
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise Exit(code=code)
+    show(text)
+    finish(STATUS[verdict])
 
 
 _TASKS = (
@@ -570,61 +475,6 @@ _installed = Collection(*_TASKS)
 namespace = Collection(*_TASKS, schema_task, lint_task, test_task)  # of a checkout
 
 
-class _Program(Program):
-    """invoke's, with wrong use ending in 2: its own 1 would read as a kernel that fails."""
-
-    # typing.override is of Python 3.12.
-    def parse_core(self, argv: list[str] | None) -> None:  # type: ignore[explicit-override]
-        with _parsing():
-            super().parse_core(_joined(list(sys.argv if argv is None else argv)))
-
-    def parse_tasks(self) -> None:  # type: ignore[explicit-override]
-        with _parsing():
-            super().parse_tasks()
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """`resolve a.o b.o --btf x`: invoke has no argument that takes several words, we join them."""
-    if "resolve" not in argv:
-        return argv
-    start = argv.index("resolve") + 1
-    options = (i for i, word in enumerate(argv) if i >= start and word.startswith("-"))
-    end = next(options, len(argv))
-    return [*argv[:start], *filter(None, [",".join(argv[start:end])]), *argv[end:]]
-
-
-@contextlib.contextmanager
-def _parsing() -> Iterator[None]:
-    try:
-        yield
-    except ParseError as error:
-        raise Exit(f"error: {error}\n  → kernel-matrix --list names the tasks", code=2) from error
-
-
-class _Shown(logging.Formatter):
-    """Warnings tell of files and words of others too."""
-
-    # typing.override is of Python 3.12.
-    def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override]
-        return intake.shown(super().format(record))
-
-
 def main() -> None:
     """The console script `kernel-matrix`; from a checkout it has the project's own tasks too."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(_Shown())
-    logging.getLogger().addHandler(handler)
-    try:
-        _Program(
-            name="kernel-matrix",
-            version=metadata.version("kernel-matrix"),
-            namespace=namespace if project.is_checkout() else _installed,
-        ).run()
-    except SystemExit as end:
-        if process.stopping():
-            # A thread that waits for something would be waited for.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
-        raise
+    entry.run(namespace if project.is_checkout() else _installed)

@@ -30,10 +30,11 @@ from harness.cache import Cache
 from harness.catalogue import Kernel
 from harness.cell import Prepared
 from harness.errors import HarnessError
+from harness.lost import trouble_of
 from harness.progress import Listener
 from harness.qemu import Arch, Machine
 from harness.results import Cause, Cell, CheckResult, KernelFacts, Verdict
-from harness.sitting import Bench, Request, SharedAccelerator, trouble_of
+from harness.sitting import Bench, Request, SharedAccelerator
 from harness.subject import Manifest, Subject
 from harness.supply import KernelFiles, Lock
 from harness.supply.lock import LockedKernel

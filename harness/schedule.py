@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from harness.cell import Prepared
 from harness.errors import HarnessError
+from harness.lost import trouble_of
 from harness.results import Cause, Cell, Verdict
-from harness.sitting import trouble_of
 
 _T = TypeVar("_T")
 _PATIENCE_S = 20.0  # for guests to end after an interrupt: an engine may hang

@@ -10,7 +10,6 @@ may be as busy as it likes.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from harness import (
     images,
     initramfs,
     kernel_container,
+    lost,
     objcheck,
     prediction,
     results,
@@ -39,7 +39,6 @@ from harness.cache import Cache
 from harness.catalogue import Kernel
 from harness.checks.context import GUEST_BTF, OBJCHECK, SUBJECT_DIR, Check, Context, Where
 from harness.checks.splat import MARK
-from harness.console import Finding, find_splats
 from harness.errors import HarnessError
 from harness.guest import CommandFloodError, CommandTimeoutError, Guest, GuestLostError
 from harness.journal import Words
@@ -48,16 +47,12 @@ from harness.objcheck import FeaturesAnswer
 from harness.place import Local, Place
 from harness.progress import Listener, Note, Phase
 from harness.qemu import Accelerator, Machine
-from harness.results import BootFacts, Cause, CheckResult, Evidence, Figure, KernelFacts, Verdict
+from harness.results import BootFacts, Cause, CheckResult, Figure, KernelFacts, Verdict
 from harness.subject import Subject
 from harness.supply import KernelFiles
 from harness.toolchain import NATIVE, Toolchain
 from harness.transcript import Transcript
 
-logger = logging.getLogger(__name__)
-
-BOOT = "boot"  # the check that comes before all others
-_CONSOLE_TAIL_LINES = 40
 _CARRIED_MIB = 16  # of a subject's files, for which a guest's ordinary memory is enough
 
 
@@ -152,7 +147,7 @@ def hold(
             held = _held(bench, files, facts, checks, shared, phases, where, again=again)
     except (HarnessError, OSError) as error:
         trouble = room.told(error, bench.cache)
-        held = Sitting(checks=(trouble_of(Verdict.UNKNOWN, Cause.INFRA, trouble),))
+        held = Sitting(checks=(lost.trouble_of(Verdict.UNKNOWN, Cause.INFRA, trouble),))
     return replace(held, phases_s=phases)
 
 
@@ -222,7 +217,7 @@ def _held(
         rundir.run_directory(bench.cache) as run_dir,
         contextlib.ExitStack() as stack,
     ):
-        stack.callback(_keep_console, run_dir / "console.log", evidence_dir)
+        stack.callback(lost.keep_console, run_dir / "console.log", evidence_dir)
         initrd = _initrd(bench, files, run_dir)
         stack.enter_context(
             shared.admission.hold(
@@ -232,7 +227,7 @@ def _held(
                 ),
             )
         )  # fmt: skip
-        lost: HarnessError | None = None
+        stopped: HarnessError | None = None
         try:
             with _phase(bench, files.name, "boot", phases):
                 booted = stack.enter_context(
@@ -266,11 +261,11 @@ def _held(
                     answers.append(_with_killed(_asked(check, context), booted.take_killed()))
                     answers[-1] = replace(answers[-1], commands=transcript.take())
         except (HarnessError, OSError) as error:
-            lost = room.told(error, bench.cache)
-        if lost is not None:
-            stopped = _lost(checks, answers, lost, run_dir / "console.log", boot)
+            stopped = room.told(error, bench.cache)
+        if stopped is not None:
+            left = lost.left_open(checks, answers, stopped, run_dir / "console.log", boot)
             ran = transcript.take() if transcript else ()
-            answers += [replace(one, commands=ran) for one in stopped[:1]] + stopped[1:]
+            answers += [replace(one, commands=ran) for one in left[:1]] + left[1:]
     console = evidence_dir / "console.log"
     kept = str(console.relative_to(request.report_dir)) if console.exists() else ""
     return Sitting(checks=tuple(answers), boot=boot, console=kept)
@@ -337,12 +332,6 @@ def _with_killed(answer: CheckResult, killed: Sequence[str]) -> CheckResult:
     return replace(answer, summary="\n".join(line for line in (answer.summary, said) if line))
 
 
-def _first_splat(log: Path) -> Finding | None:
-    """The first complaint of the kernel since the subject was there."""
-    _, mark, ours = vm.kept_console(log).decode(errors="replace").partition(MARK)
-    return next(iter(find_splats(ours)), None) if mark else None
-
-
 def _boot_answer(boot: BootFacts) -> CheckResult:
     figure = Figure(
         name="guest ready",
@@ -350,57 +339,9 @@ def _boot_answer(boot: BootFacts) -> CheckResult:
         unit="s",
         emulated=boot.accelerator == Accelerator.TCG,
     )
-    return CheckResult(check=BOOT, verdict=Verdict.PASS, figures=(figure,), duration_s=boot.boot_s)
-
-
-_LOST_CAUSE = {
-    "panic": Cause.PANIC, "out-of-memory": Cause.OUT_OF_MEMORY, "soft-lockup": Cause.HANG,
-    "rcu-stall": Cause.HANG, "hang": Cause.HANG, "infra": Cause.INFRA,
-}  # fmt: skip
-
-
-def _lost(
-    asked: Sequence[Check],
-    answers: Sequence[CheckResult],
-    error: HarnessError,
-    log: Path,
-    boot: BootFacts | None,
-) -> list[CheckResult]:
-    """Answers for the checks that a lost guest left open.
-
-    A kernel that panics or hangs while a check had the subject in it fails that check, and so does
-    one that floods its console with complaints. One that never came up, a guest that was killed
-    from outside, one that had too little memory: they tell nothing of the subject, unknown.
-    """
-    reason = error.reason if isinstance(error, GuestLostError) else "infra"
-    cause = _LOST_CAUSE.get(reason, Cause.GUEST_LOST)
-    done = {answer.check for answer in answers}
-    open_names = [name for name in (BOOT, *(check.name for check in asked)) if name not in done]
-    excerpt = error.excerpt if isinstance(error, GuestLostError) else ""
-    summary = error.message
-    subject_did_it = boot is not None and cause in (Cause.PANIC, Cause.HANG) and reason != "hang"
-    if reason == "console-flood" and boot is not None and (splat := _first_splat(log)):
-        cause, subject_did_it, excerpt = Cause.KERNEL_SPLAT, True, splat.excerpt
-        summary = f"{summary}, which began with: {splat.line}"
-    evidence = (
-        *((Evidence(title="what decided", text=excerpt),) if excerpt else ()),
-        Evidence(title="end of the console", text=_tail(log)),
+    return CheckResult(
+        check=lost.BOOT, verdict=Verdict.PASS, figures=(figure,), duration_s=boot.boot_s
     )
-    when = "" if boot is not None else "at boot, before the subject was loaded: "
-    found: list[CheckResult] = []
-    for index, name in enumerate(open_names):
-        decides = index == 0
-        found.append(
-            CheckResult(
-                check=name,
-                verdict=Verdict.FAIL if decides and subject_did_it else Verdict.UNKNOWN,
-                cause=cause if decides else Cause.NOT_REACHED,
-                summary=f"{when}{summary}" if decides else "",
-                remedy=error.hint if decides else "",
-                evidence=evidence if decides else (),
-            )
-        )
-    return found
 
 
 def _begin(guest: Guest, subject: Subject) -> FeaturesAnswer:
@@ -485,29 +426,3 @@ def _phase(bench: Bench, kernel: str, name: str, phases: dict[str, float]) -> It
         yield
     finally:
         phases[name] = phases.get(name, 0.0) + time.monotonic() - started
-
-
-def _keep_console(log: Path, evidence_dir: Path) -> None:
-    if not log.exists():
-        return
-    try:
-        results.write_atomically(evidence_dir / "console.log", vm.kept_console(log))
-    except (HarnessError, OSError) as error:  # what the guest answered counts all the same
-        logger.warning("a console is not kept: %s", error)
-
-
-def _tail(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 65536))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_CONSOLE_TAIL_LINES:])
-
-
-def trouble_of(verdict: Verdict, cause: Cause, error: HarnessError) -> CheckResult:
-    """The answer of a cell that never booted."""
-    return CheckResult(
-        check=BOOT, verdict=verdict, cause=cause, summary=error.message, remedy=error.hint
-    )

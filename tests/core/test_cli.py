@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, process
+from harness import cli, entry, process
 from harness.process import Completed
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -225,4 +225,4 @@ def test_help_names_every_task(here: Here) -> None:
 )
 def test_resolve_takes_several_objects(typed: list[str], parsed: list[str]) -> None:
     """`resolve a.o b.o` as a person types it; invoke alone would take b.o for a task."""
-    assert cli._joined(typed) == parsed
+    assert entry._joined(typed) == parsed
