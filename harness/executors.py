@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from harness.cluster import Cluster
 
 LOCAL = "local"
-_DASK = re.compile(r"dask://(?P<address>(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})/?")
+_DASK = re.compile(
+    r"dask://(?P<address>(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5}))/?"
+)
 
 
 def refuse_unknown(words: str) -> None:
     """UsageError unless `words` say where cells are answered."""
-    if words not in ("", LOCAL) and not _DASK.fullmatch(words):
+    named = _DASK.fullmatch(words)
+    # Not left to the socket: the resolver takes a port modulo 65,536.
+    there = named is not None and 0 < int(named["port"]) < 1 << 16
+    if words not in ("", LOCAL) and not there:
         raise UsageError(
             f"'{words}' is no executor", hint="there is local, and dask://HOST:PORT of a scheduler"
         )

@@ -45,7 +45,7 @@ from harness.journal import Words
 from harness.qemu import Arch
 from harness.results import Run, Verdict
 from harness.sitting import Request, SubjectSource
-from harness.subject import COMMAND_TIMEOUT_S, Command
+from harness.subject import COMMAND_TIMEOUT_S, Command, Manifest
 from harness.supply import KernelFiles
 from harness.toolchain import NATIVE
 
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 REPORTS = Path("reports")
 LATEST = REPORTS / "latest" / "results.json"
+_EVERY_CHECK = (*checks.ALL, *checks.ON_REQUEST)
 _SITTING = {Where.ALONE: "the machine alone", Where.COUNTED: "a guest that counts instructions"}
 
 
@@ -214,8 +215,19 @@ def subject_source(object_path: str, manifest_path: str) -> SubjectSource:
         built = build.from_object(Path(object_path))
         return lambda cache, say, tools=NATIVE: built
     path = Path(manifest_path) if manifest_path else paths.default_manifest()
-    build.read_manifest(path)
+    _refuse_unknown_quarantine(build.read_manifest(path), path)
     return lambda cache, say, tools=NATIVE: build.from_manifest(path, cache, say, tools)
+
+
+def _refuse_unknown_quarantine(manifest: Manifest, path: Path) -> None:
+    """UsageError for an entry about no check: it would hold nothing, and nobody would be told."""
+    known = (*pipeline.BEFORE_BOOT, *(check.name for check in _EVERY_CHECK))
+    for number, one in enumerate(manifest.quarantine, 1):
+        if one.check not in known:
+            raise UsageError(
+                f"{path}: [[quarantine]] {number}: unknown check '{one.check}'",
+                hint=f"there is {', '.join(known)}",
+            )
 
 
 def built(manifest_path: str, arch: str, cache: Cache, say: Callable[[str], None]) -> Built:
@@ -446,18 +458,17 @@ def _refuse_twins(directories: Sequence[KernelFiles]) -> None:
 
 def _chosen_checks(words: str, *, own_commands: bool) -> tuple[checks.Check, ...]:
     """own_commands: the subject has some, which then are asked for without being named."""
-    every = (*checks.ALL, *checks.ON_REQUEST)
-    by_name = {check.name: check for check in every}
+    by_name = {check.name: check for check in _EVERY_CHECK}
     names = [word.strip() for word in words.split(",") if word.strip()]
     for name in names:
         if name not in (*by_name, "all"):
             raise UsageError(f"unknown check '{name}'", hint=f"there is {', '.join(by_name)}")
     if "all" in names:
-        return tuple(c for c in every if c in checks.ALL or c.name in names)
+        return tuple(c for c in _EVERY_CHECK if c in checks.ALL or c.name in names)
     if not names:
         asked = command.CHECK.name if own_commands else ""
         return tuple(one for one in checks.ALL if not one.thorough or one.name == asked)
-    return tuple(check for check in every if check.name in names)
+    return tuple(check for check in _EVERY_CHECK if check.name in names)
 
 
 def _shown(path: Path) -> Path:

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 _BOOT_S = {Where.ORDINARY: 4.5, Where.ALONE: 4.5, Where.COUNTED: 9.0}  # under TCG, about
 _DOWNLOADS = 4  # kernels fetched at once
 
-_BEFORE_BOOT = {
+BEFORE_BOOT = {  # what is asked of the object and the kernel beside `harness.checks`
     "compile": "Does it compile, with types and relocations in the object?",
     "core-access": "Is every read of kernel memory at a relocated offset?",
     "resolve": "What will libbpf make of each relocation on this kernel?",
@@ -422,7 +422,7 @@ def _facts(
         lock_sha256=hashlib.sha256(request.lock.read_bytes()).hexdigest()
         if request.lock.exists()
         else "",
-        questions=_BEFORE_BOOT | {check.name: check.question for check in request.checks},
+        questions=BEFORE_BOOT | {check.name: check.question for check in request.checks},
         planned=request.planned,
     )
 

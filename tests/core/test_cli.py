@@ -31,6 +31,7 @@ class Things:
     empty: Path  # a directory
     text_kernel: Path  # a directory whose vmlinuz is text
     manifest: Path  # with an unknown key
+    quarantine: Path  # a manifest that quarantines what nobody asks
     cache: Path
 
 
@@ -48,9 +49,13 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Things:
     (base / "kernel").mkdir()
     (base / "kernel" / "vmlinuz").write_text("not a kernel\n")
     (base / "bad.toml").write_text('[subject]\nname = "x"\nobject = "x.o"\ncolour = "red"\n')
+    (base / "held.toml").write_text(
+        '[subject]\nname = "x"\nobject = "good.o"\n[[quarantine]]\ncheck = "laod"\nkernels = ["*"]\n'
+        'owner = "ada"\nreason = "issue 41"\nexpires = 2099-12-31\n'
+    )
     return Things(
         text=base / "text.o", foreign=base / "foreign.o", object=base / "good.o",
-        empty=base / "empty", text_kernel=base / "kernel", manifest=base / "bad.toml",
+        empty=base / "empty", text_kernel=base / "kernel", manifest=base / "bad.toml", quarantine=base / "held.toml",
         cache=base / "cache",
     )  # fmt: skip
 
@@ -102,12 +107,20 @@ _WRONG: dict[str, tuple[Callable[[Things], list[object]], str]] = {
         "two subjects",
     ),
     "manifest": (lambda t: ["kernel-matrix", "--manifest", t.manifest], "`colour`"),
+    "quarantine": (lambda t: ["kernel-matrix", "--manifest", t.quarantine], "unknown check 'laod'"),
     "no manifest": (lambda t: ["kernel-matrix", "--manifest", "/no.toml"], "'/no.toml'"),
     "empty kernel dir": (lambda t: ["kernel-matrix", "--kernel-dir", t.empty], "no kernel image"),
     "no kernel dir": (lambda t: ["kernel-matrix", "--kernel-dir", "/no/dir"], "no directory"),
     "text as kernel": (lambda t: ["kernel-matrix", "--kernel-dir", t.text_kernel], "13 bytes"),
     "jobs": (lambda t: ["kernel-matrix", "--jobs", "many"], "--jobs"),
     "negative jobs": (lambda t: ["kernel-matrix", "--jobs=-1"], "'-1'"),
+    "architecture": (lambda t: ["kernel-matrix", "--arch", "mips"], "architecture 'mips'"),
+    "executor": (lambda t: ["kernel-matrix", "--executor", "ray"], "'ray' is no executor"),
+    "nothing to resume": (lambda t: ["kernel-matrix", "--resume", t.empty], "no run to resume"),
+    "resume elsewhere": (lambda t: ["kernel-matrix", "--resume", "a", "--out", "b"], "--resume"),
+    "no cells": (lambda t: ["bench", "soak", "--cells", "0"], "--cells"),
+    "bench": (lambda t: ["bench", "frobnicate"], "unknown action 'frobnicate'"),
+    "scale of nothing": (lambda t: ["bench", "scale", "--results", "/no.json"], "'/no.json'"),
     "deadline": (lambda t: ["kernel-matrix", "--boot-timeout", "1m"], "--boot-timeout"),
     "action": (lambda t: ["kernels", "frobnicate"], "unknown action 'frobnicate'"),
     "inspect text": (lambda t: ["inspect", t.text], "not a readable ELF file"),

@@ -124,7 +124,17 @@ def test_words_name_an_executor(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["dask", "dask://", "dask://host", "dask://host:x", "tcp://host:8786", "dask://a b:1"]
+    "words",
+    [
+        "dask",
+        "dask://",
+        "dask://host",
+        "dask://host:x",
+        "dask://host:0",
+        "dask://host:65536",
+        "tcp://host:8786",
+        "dask://a b:1",
+    ],
 )
 def test_other_words_name_none(words: str) -> None:
     with pytest.raises(UsageError, match="is no executor") as caught:
