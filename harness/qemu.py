@@ -96,6 +96,7 @@ def argv(machine: Machine, boot: Boot, *, interactive: str | None = None) -> lis
     # fmt: off
     words = [
         "-nodefaults", "-no-user-config", "-no-reboot",
+        "-name", f"guest={_quoted(name_of(boot.console))}",
         "-display", "none",
         "-accel", machine.accelerator,
         "-cpu", "host" if machine.accelerator is Accelerator.KVM else _EMULATED_CPU[machine.arch],
@@ -122,6 +123,11 @@ def argv(machine: Machine, boot: Boot, *, interactive: str | None = None) -> lis
     return words
 
 
+def name_of(console: Path) -> str:
+    """A guest's: its directory's. A container's QEMU has it too, where that has another path."""
+    return console.parent.name
+
+
 def _board(machine: Machine) -> str:
     if machine.arch is Arch.X86_64:
         return "q35"
@@ -129,6 +135,6 @@ def _board(machine: Machine) -> str:
     return "virt,gic-version=host" if machine.accelerator is Accelerator.KVM else "virt"
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Path | str) -> str:
     """QEMU splits option values at commas; a doubled comma is a comma."""
     return str(path).replace(",", ",,")

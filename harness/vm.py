@@ -120,7 +120,7 @@ class _Watch:
         self._limit = limit_bytes
         self._cancelled = cancelled
         self._log = console.Log()
-        self._share = cputime.Share(f"path={path}")
+        self._share = cputime.Share(f"guest={qemu.name_of(path)}")
         self._seen = 0
         self._next = 0.0
 

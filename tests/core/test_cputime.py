@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
-from harness import process
+from harness import kernel_container, process, qemu, vm
 from harness.cputime import Share
+from harness.qemu import Boot, Machine
 
 
 def _watched(share: Share, seconds: float) -> float | None:
@@ -45,3 +47,28 @@ def test_nothing_is_known_of_a_process_that_is_not_here_or_not_yet_seen_long_eno
 
     assert share.lately(2.0) is None
     assert share.lately(1.0) == 0.0
+
+
+class _Running:
+    def ended(self) -> str | None:
+        return None
+
+    def kill(self) -> None:
+        raise AssertionError
+
+
+def test_a_guest_in_a_container_is_seen_though_its_files_lie_elsewhere_there(
+    tmp_path: Path,
+) -> None:
+    """Otherwise a lockup would be believed of a container that hardly ran."""
+    boot = Boot(
+        vmlinuz=Path("k"), initrd=tmp_path / "initrd", console=tmp_path / "console.log",
+        channel=tmp_path / "ga",
+    )  # fmt: skip
+    words = kernel_container._inside(qemu.argv(Machine(), boot), tmp_path)
+    watch = vm._Watch(_Running(), boot.console, 1 << 20, lambda: False)
+    with process.held(["sh", "-c", "sleep 60", *words]):
+        watch._share.sample(0.0)
+        watch._share.sample(1.0)
+
+    assert watch._share.lately(1.0) == 0.0
