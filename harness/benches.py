@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import admission, job, pipeline, results, rundir, static, supply
+from harness import admission, job, pipeline, process, results, rundir, static, supply
 from harness.bench import resolve, scale, simulated, soak
 from harness.cache import Cache
 from harness.errors import UsageError
@@ -109,6 +109,8 @@ def _one(request: Request, cache: Cache, emit: Listener) -> Run:
         run = pipeline.run(request, cache, emit, kept)
         job.write_reports(run, request.report_dir)
         kept.end()
+        if process.stopping():  # the interrupt ended this run, and is to end the bench
+            raise KeyboardInterrupt
     return run
 
 

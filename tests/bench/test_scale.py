@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness import benches, pipeline, process
 from harness.bench import scale, simulated, soak, usage
 from harness.bench.soak import Soak
+from harness.cache import Cache
 from harness.errors import UsageError
+from harness.journal import Journal
 from harness.progress import Event, Finished, Listener
 from harness.results import BootFacts, Cause, Cell, CheckResult, KernelFacts, Run, Verdict
+from harness.sitting import Request
 from tests.report import runs
 
 _PASS = CheckResult(check="boot", verdict=Verdict.PASS)
@@ -154,6 +159,28 @@ def test_an_unknown_is_explained_only_by_the_kernel(
         return _run(_cell("6.1-oldest", check))
 
     assert len(_soaked(once, tmp_path, cells=1).unexplained) == told
+
+
+def test_a_soak_that_is_told_to_end_makes_no_further_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is interrupted returns what it has."""
+    told = threading.Event()
+    monkeypatch.setattr(process, "_stopping", told)
+    passes: list[Request] = []
+
+    def interrupted(request: Request, cache: Cache, emit: Listener, kept: Journal) -> Run:
+        passes.append(request)
+        told.set()
+        return _run(_cell("6.1-oldest"))
+
+    monkeypatch.setattr(pipeline, "run", interrupted)
+    words = benches.Words(kernels="6.1-oldest", out=str(tmp_path / "soak"))
+    with pytest.raises(KeyboardInterrupt):
+        benches.measure_soak(words, 3, Cache(root=tmp_path / "cache"), lambda event: None)
+
+    assert len(passes) == 1
+    assert (passes[0].report_dir / "results.json").exists()
 
 
 def test_a_slope_is_that_of_its_line_and_its_interval_holds_the_noise() -> None:
