@@ -78,7 +78,11 @@ def left_open(
 
 def _first_splat(log: Path) -> Finding | None:
     """The first complaint of the kernel since the subject was there."""
-    _, mark, ours = vm.kept_console(log).decode(errors="replace").partition(MARK)
+    try:
+        content = vm.kept_console(log)
+    except OSError:  # then it is a guest that was lost, no more
+        return None
+    _, mark, ours = content.decode(errors="replace").partition(MARK)
     return next(iter(find_splats(ours)), None) if mark else None
 
 

@@ -31,7 +31,7 @@ def kept(answers: Sequence[object]) -> Iterator[None]:
     """What fails on the way out of a guest does not cost the answers that it gave."""
     try:
         yield
-    except OSError as error:
+    except (HarnessError, OSError) as error:
         if not answers:
             raise
         logger.warning("on the way out of a guest: %s", error)
