@@ -94,7 +94,8 @@ class Admission:
                 idle_since = now
             if given_up():
                 raise HarnessError("interrupted while it waited for memory")
-            if now - idle_since >= self._patience_s or now - started >= _LONGEST_S:
+            in_vain = not held and now - idle_since >= self._patience_s
+            if in_vain or now - started >= _LONGEST_S:
                 self._patience_s = 0.0  # every further guest would wait for the same
                 raise HarnessError(
                     f"no room for a guest within {now - started:.0f} s: {lack}",

@@ -127,6 +127,25 @@ def test_memory_that_does_not_come_free_is_an_error_and_not_a_hang(
     _enter(ours)
 
 
+def test_what_another_guest_holds_is_waited_for_also_after_a_wait_in_vain(
+    door: Callable[..., Admission], host: _Host
+) -> None:
+    """It comes back, whatever did not come back before."""
+    host.says(total_mib=64 << 10, free_mib=100)
+    ours = door()
+    with pytest.raises(HarnessError, match="no room for a guest"):
+        _enter(ours)
+    host.says(total_mib=64 << 10, free_mib=_NEED_MIB)
+    calls = iter([False, False, True])
+
+    with (
+        door().hold(_GUEST_MIB, cgroup=True, given_up=lambda: False, waiting=lambda text: None),
+        pytest.raises(HarnessError, match="interrupted while it waited"),
+        ours.hold(_GUEST_MIB, cgroup=True, given_up=lambda: next(calls), waiting=lambda text: None),
+    ):
+        pass
+
+
 def test_the_limit_of_a_control_group_around_us_counts_for_guests_in_it(
     door: Callable[..., Admission], host: _Host
 ) -> None:
