@@ -301,7 +301,12 @@ def against_history(run: Run, directory: Path) -> Run:
     """The run with what earlier ones of the same inputs contradict, where reports have a history."""
     if directory.parent.name != REPORTS.name:
         return run
-    judged = history.contradicted(run, history.read(directory.parent))
+    try:
+        past = history.read(directory.parent)
+    except UsageError as error:  # the run is over: it still has results to write
+        logger.warning("earlier runs cannot contradict this one: %s", error.message)
+        return run
+    judged = history.contradicted(run, past)
     return quarantine.again(judged, run.quarantine, datetime.datetime.now(datetime.UTC).date())
 
 

@@ -131,6 +131,17 @@ def test_the_history_of_the_reports_is_asked_and_no_other(tmp_path: Path) -> Non
     assert job.against_history(now, tmp_path / "elsewhere" / "now") == now
 
 
+def test_a_history_that_cannot_be_read_costs_no_run_its_results(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "reports" / history.FILE).mkdir(parents=True)
+
+    assert job.against_history(_run(_cell(_PASS)), tmp_path / "reports" / "now") == _run(
+        _cell(_PASS)
+    )
+    assert "earlier runs cannot contradict this one" in caplog.text
+
+
 def test_shards_that_contradict_each_other_make_it_flaky() -> None:
     load = _load(merge.merged([_run(_cell(_PASS)), _run(_cell(_FAIL))]))
 
