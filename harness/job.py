@@ -116,6 +116,11 @@ def request(
     if resume:
         if out:
             raise UsageError("--resume names the directory of the report", hint="leave --out away")
+        if shard and not (kernels or kernel_dirs):  # it would be a shard of that shard
+            raise UsageError(
+                "--resume goes on with the kernels of the run, be it a shard",
+                hint="leave --shard away, or say --kernels too",
+            )
         words = words.over(journal.recorded(Path(resume)))
     pipeline.refuse_unknown_backend(words.backend or "auto")
     executors.refuse_unknown(executor)

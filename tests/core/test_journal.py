@@ -306,6 +306,16 @@ def test_the_latest_report_is_resumed_where_it_lies(
     assert request.report_dir == tmp_path / "reports" / "first"
 
 
+def test_a_shard_is_not_sharded_again(ask: Callable[..., Request], tmp_path: Path) -> None:
+    """Said again by habit, it would leave half of its kernels out, and be green."""
+    _kept(tmp_path, words=Words(kernels="5.10-oldest,6.1-oldest"))
+
+    with pytest.raises(UsageError, match="--resume goes on with the kernels of the run"):
+        ask(resume=str(tmp_path), shard="1/2")
+    anew = ask(resume=str(tmp_path), shard="1/2", kernels="6.1")
+    assert [kernel.name for kernel in anew.kernels] == ["6.1-oldest"]
+
+
 def test_a_report_goes_to_one_place(ask: Callable[..., Request], tmp_path: Path) -> None:
     _kept(tmp_path)
     with pytest.raises(UsageError, match="--resume names the directory of the report"):
