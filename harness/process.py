@@ -181,6 +181,7 @@ def held(
         _held[child] = group
         if not spared:
             _waited_for[child] = threading.get_ident()
+            raise_if_stopping()  # told between the question and the start
         yield child
     finally:
         _end(child, group=group)
