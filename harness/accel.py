@@ -114,12 +114,6 @@ def _probe(where: Place, vmlinuz: Path, guest_archive: Path, cache: Cache) -> Ch
             )
 
 
-def _one_line(text: str) -> str:
-    """QEMU says a lot before it aborts; its first words tell."""
-    words = " ".join(text.split())
-    return words if len(words) <= 160 else f"{words[:157]}..."
-
-
 def _host_boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
