@@ -43,6 +43,8 @@ _ARCH_HELP = (
     "of those kernels: x86_64 (default), arm64, all; full names (6.1-oldest-arm64) need none"
 )
 _BACKEND_HELP = "auto, docker or local"
+_KERNEL_HELP = "name, series (its newest) or a directory"
+_SRC_HELP = "a directory that the guest sees as /src"
 
 
 @task(
@@ -68,7 +70,7 @@ _BACKEND_HELP = "auto, docker or local"
         "file": "a file for --command, beside which it runs (repeatable)",
         "attached": "run --command while the object is attached",
         "timeout": "seconds each --command may take",
-        "resume": "a report's directory: go on with that run, without what is finished",
+        "resume": "a report's directory: go on with that run (say --executor again)",
     },
 )
 @guarded
@@ -245,9 +247,9 @@ def resolve_task(
 @task(
     name="run",
     help={
-        "kernel": "name, series (its newest) or a directory",
+        "kernel": _KERNEL_HELP,
         "timeout": "seconds the command may take",
-        "src": "a directory that the guest sees as /src",
+        "src": _SRC_HELP,
         "backend": _BACKEND_HELP,
     },
 )
@@ -272,7 +274,7 @@ def run_task(
     finish(124 if outcome.timed_out else 125 if outcome.lost_bytes else outcome.status)
 
 
-@task(name="shell", help={"kernel": "name, series (its newest) or a directory"})
+@task(name="shell", help={"kernel": _KERNEL_HELP, "src": _SRC_HELP})
 @guarded
 def shell_task(c: Context, kernel: str, src: str = "") -> None:
     """A shell on the console of a guest."""

@@ -149,7 +149,8 @@ def run(namespace: Collection) -> None:
     logging.getLogger().addHandler(handler)
     try:
         version = metadata.version("kernel-matrix")
-        _Program(name="kernel-matrix", version=version, namespace=namespace).run()
+        name = "kernel-matrix"
+        _Program(name=name, binary=name, version=version, namespace=namespace).run()
     except SystemExit as end:
         if process.stopping():
             # A thread that waits for something would be waited for.
