@@ -269,10 +269,18 @@ def _unpacked(index: Path) -> Iterator[IO[bytes]]:
         try:
             with process.held(
                 [APT_HELPER, "cat-file", index], stdout=writing, env=_ENV, spared=False
-            ):
+            ) as child:
                 os.close(writing)
                 writing = -1
                 yield stream
+                # Read to its end: in a part of an index another kernel is the newest.
+                status = child.wait()
+                process.raise_if_stopping()
+                if status != 0:
+                    raise HarnessError(
+                        f"'{index}' cannot be unpacked: apt-helper ended with status {status}",
+                        hint="remove the file; the next run fetches it again",
+                    )
         finally:
             if writing >= 0:
                 os.close(writing)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import lzma
 import multiprocessing
 import os
 import shutil
@@ -28,6 +29,8 @@ from harness.supply import (
     resolve_lock,
     snapshot,
 )
+from harness.supply.apt import Suite, _stanzas
+from harness.supply.lock import Archive as Origin
 from tests.supply import images
 from tests.supply.repository import Archive, Key, Server, served, signing_key
 
@@ -615,3 +618,16 @@ def test_the_machine_s_mirror_serves_a_locked_kernel(tmp_path: Path) -> None:
     if process.which("bpftool") and os.access(found.btf, os.R_OK):
         dump = process.run(["bpftool", "btf", "dump", "file", found.btf], timeout_s=60).text
         assert "STRUCT 'task_struct'" in dump
+
+
+def test_in_a_part_of_an_index_no_kernel_is_the_newest(tmp_path: Path) -> None:
+    """What a full disk cut short would be another kernel's verdict under this name."""
+    suite = Suite(url=NOWHERE, archive=Origin.MAIN, name="bookworm", past=False)
+    stanza = "Package: linux-image-{0}\nVersion: {0}\nFilename: pool/{0}.deb\nSize: 1\nSHA256: {0:064x}\n"
+    whole = lzma.compress("\n".join(stanza.format(n) for n in range(20_000)).encode())
+    (tmp_path / "whole.xz").write_bytes(whole)
+    (tmp_path / "part.xz").write_bytes(whole[: len(whole) // 2])
+
+    assert len(list(_stanzas(tmp_path / "whole.xz", suite))) == 20_000
+    with pytest.raises(HarnessError, match="cannot be unpacked: apt-helper ended with status"):
+        list(_stanzas(tmp_path / "part.xz", suite))
