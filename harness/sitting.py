@@ -245,6 +245,7 @@ def _held(
             )  # fmt: skip
             answers.append(_boot_answer(boot))
             features = _begin(booted.guest, bench.built.subject)
+            refuse_other(features, files)
             boot = replace(boot, libbpf=features.libbpf)
             transcript = Transcript(booted.guest)
             context = Context(
@@ -361,6 +362,15 @@ def _begin(guest: Guest, subject: Subject) -> FeaturesAnswer:
     features = objcheck.parse_features(probed.text)
     guest.run(["/bin/sh", "-c", f"echo '{MARK}' > /dev/kmsg"], timeout_s=20)
     return features
+
+
+def refuse_other(found: FeaturesAnswer, files: KernelFiles) -> None:
+    """HarnessError when another kernel runs than was asked for: its answers are no answers here."""
+    if found.uname.release != files.release:
+        raise HarnessError(
+            f"the guest runs {found.uname.release}, not {files.release}",
+            hint=f"did another run make the kernel container '{files.name}' of another kernel?",
+        )
 
 
 class SharedAccelerator:

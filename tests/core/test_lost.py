@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that is lost, or fails on its way out: no answer goes with it, no check is without one."""
+"""A guest that is lost, or fails on its way out, or is another: no answer is lost, none made up."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import lost, room
+from harness import lost, objcheck, room, sitting
 from harness.checks import load, splat
 from harness.errors import HarnessError
 from harness.guest import GuestLostError
 from harness.results import BootFacts, Cause, CheckResult, Verdict
+from harness.supply import KernelFiles
+from tests.objcheck.answers import recorded
 
 _BOOTED = CheckResult(check=lost.BOOT, verdict=Verdict.PASS)
 _BOOT = BootFacts(
@@ -42,3 +45,17 @@ def test_a_flood_that_cannot_be_read_leaves_no_check_without_an_answer(tmp_path:
         ("load", Verdict.UNKNOWN, Cause.GUEST_LOST),
         ("splat", Verdict.UNKNOWN, Cause.NOT_REACHED),
     ]
+
+
+def test_another_kernel_than_was_asked_for_is_asked_nothing() -> None:
+    """Two caches may have one Docker engine, where the same name is one image."""
+    found = objcheck.parse_features(recorded("6.1.192", "features"))
+    files = KernelFiles(
+        name="6.1-newest", series="6.1", arch="x86_64", release=found.uname.release,
+        vmlinuz=Path("k"), btf=None, btf_detached=False, config=None, system_map=None, source="",
+        sha256="0",
+    )  # fmt: skip
+
+    sitting.refuse_other(found, files)
+    with pytest.raises(HarnessError, match=r"runs 6\.1\.0-\d+-cloud-amd64, not 6\.1\.0-1"):
+        sitting.refuse_other(found, replace(files, release="6.1.0-1-cloud-amd64"))
