@@ -132,6 +132,13 @@ def request(
     arch = arch if kernels or not resume else ""
     wanted = _wanted(words.kernels, tuple(directories.values()), arch or catalogue.ARCHS[0])
     names = (*(one.name for one in wanted), *(one.name for one in directories.values()))
+    for twin in directories.values():
+        if names.count(twin.name) > 1:
+            raise UsageError(
+                f"'{twin.name}' is a kernel of the catalogue and a --kernel-dir directory of series "
+                f"{twin.series}",
+                hint="rename the directory",
+            )
     mine = in_shard(shard, names)
     now = datetime.datetime.now().astimezone()
     given = CommandWords(

@@ -134,6 +134,14 @@ def test_two_directories_of_one_name_are_refused(
         ask(kernel_dirs=[directory("a/mine"), directory("b/mine")])
 
 
+def test_a_directory_with_the_name_of_another_series_kernel_is_refused(
+    ask: Callable[..., Request], directory: Callable[..., Path]
+) -> None:
+    """The answer of one would be taken for the other's."""
+    with pytest.raises(UsageError, match=r"'6\.1-oldest' is a kernel of the catalogue and a"):
+        ask(kernel_dirs=[directory("6.1-oldest")], kernels="6.1-oldest")
+
+
 def test_guests_at_once_are_as_many_as_asked_or_as_cores(ask: Callable[..., Request]) -> None:
     """Memory decides when each guest is about to start (harness.admission)."""
     request = ask()
