@@ -204,7 +204,13 @@ def _tried(base: Path, beside: Path) -> Means:
             done = process.run(
                 [*before, "/usr/bin/test", "-w", file], timeout_s=_PROBE_TIMEOUT_S, check=False
             )
-    except (HarnessError, OSError) as error:
+    # A disk that is full, a machine too busy to answer: that says nothing of namespaces, and guests
+    # must not go without them for it.
+    except OSError as error:
+        raise HarnessError(f"cannot write in '{beside}': {error.strerror}") from error
+    except (process.ProcessTimeoutError, process.InterruptedHarnessError):
+        raise
+    except HarnessError as error:
         why = str(error)
     else:
         if done.status == 0:

@@ -12,6 +12,8 @@ import pytest
 from harness import confine, security
 from harness.cache import Cache
 from harness.confine import Means, User
+from harness.errors import HarnessError
+from harness.process import ProcessTimeoutError
 from harness.security import Inspection, Mark, Seen
 
 _NONE = "0000000000000000"
@@ -127,3 +129,18 @@ def test_the_last_word_before_qemu_sets_the_death_signal_again() -> None:
     assert words[-3:] == ["--pdeathsig", "KILL", "--"]
     assert words.index("--reuid=7") > words.index("A=b c")
     assert "--bounding-set=-all" in words
+
+
+def test_a_disk_or_a_machine_in_trouble_does_not_leave_guests_without_namespaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is kept for all of a run's guests."""
+    monkeypatch.setattr(confine, "_found", {})
+    with pytest.raises(HarnessError, match="cannot write in"):
+        confine.means(Path("/base"), tmp_path / "gone")
+    monkeypatch.setattr(confine, "words", lambda how, **rest: ["sh", "-c", "sleep 60"])
+    monkeypatch.setattr(confine, "_PROBE_TIMEOUT_S", 0.2)
+    with pytest.raises(ProcessTimeoutError):
+        confine.means(Path("/base"), tmp_path)
+    monkeypatch.setattr(confine, "words", lambda how, **rest: ["true"])
+    assert confine.means(Path("/base"), tmp_path) is not Means.PLAIN
