@@ -79,6 +79,11 @@ def bench_boot(
 ) -> tuple[str, results.Verdict]:
     """Guest-ready time against the other ways to boot a kernel: (table, verdict on the goals)."""
     files, _, _, choice = _session(words, cache, emit, backend="local")
+    if files.arch != baseroot.NATIVE:
+        raise UsageError(
+            f"'{files.name}' is a kernel for {files.arch}",
+            hint=f"inv bench boot compares ways to boot one for {baseroot.NATIVE}",
+        )
     lock = inventory.load_lock()
     package = boot.modules_package(files.name, lock, cache) if lock is not None else None
     with slot.hold(cache, alone=True):

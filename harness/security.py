@@ -292,7 +292,8 @@ def _docker(cache: Cache) -> Inspection:
             found = client.images.list(REPOSITORY, filters={"label": RECIPE_LABEL})
         except (docker.errors.DockerException, requests.RequestException) as error:
             return _unseen("docker", str(error))
-    tags = [tag for image in found for tag in image.tags]
+    # QEMU is asked for this machine's guests here, and an image has that of one architecture.
+    tags = [t for image in found for t in image.tags if not t.endswith(f"-{Arch.ARM64}")]
     if not tags:
         return _unseen("docker", "no kernel container yet", "inv kernels images builds them")
     return _looked_at(Docker(image=min(tags)), cache)
