@@ -292,14 +292,23 @@ def _listens() -> bool:
 
 
 def remove_orphans() -> list[str]:
-    """Remove containers whose harness is dead (killed with SIGKILL); their names."""
+    """Remove containers whose harness is dead (killed with SIGKILL); their names.
+
+    An engine that fails at it keeps them for the next start: guests may do without it.
+    """
     client = engine()
     if client is None:
         return []
     removed: list[str] = []
     with contextlib.closing(client):
-        # One of another run may end while they are looked at.
-        ours = client.containers.list(all=True, filters={"label": OWNER_LABEL}, ignore_removed=True)
+        try:
+            # One of another run may end while they are looked at.
+            ours = client.containers.list(
+                all=True, filters={"label": OWNER_LABEL}, ignore_removed=True
+            )
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            logger.warning("what a killed run left in the Docker engine stays there: %s", error)
+            return []
         for container in ours:
             if not alive(container.labels.get(OWNER_LABEL, "")):
                 _remove(container)
