@@ -190,6 +190,23 @@ def held(
 
 
 @contextlib.contextmanager
+def streamed(
+    argv: Sequence[str | Path], *, env: Mapping[str, str]
+) -> Iterator[tuple[IO[bytes], Child]]:
+    """What a process writes, as it comes, and the process; ended when its reader has seen enough."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stream:
+        try:
+            with held(argv, stdout=writing, env=env, spared=False) as child:
+                os.close(writing)
+                writing = -1
+                yield stream, child
+        finally:
+            if writing >= 0:
+                os.close(writing)
+
+
+@contextlib.contextmanager
 def _started(
     words: tuple[str, ...],
     *,

@@ -227,6 +227,8 @@ def _index(options: list[str]) -> Path | None:
         ["apt-get", *options, "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"],
         timeout_s=30, check=False, env=_ENV,
     )  # fmt: skip
+    if done.status != 0:  # asked in vain: that is no archive without an index
+        raise UnavailableError(f"apt does not say where its indexes are: {_complaint(done)}")
     paths = [Path(line) for line in done.text.splitlines() if line.startswith("/")]
     return next((path for path in paths if path.is_file()), None)
 
@@ -264,26 +266,16 @@ def _kernels_among(stanzas: list[bytes], suite: Suite) -> Iterator[Package]:
 
 @contextlib.contextmanager
 def _unpacked(index: Path) -> Iterator[IO[bytes]]:
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as stream:
-        try:
-            with process.held(
-                [APT_HELPER, "cat-file", index], stdout=writing, env=_ENV, spared=False
-            ) as child:
-                os.close(writing)
-                writing = -1
-                yield stream
-                # Read to its end: in a part of an index another kernel is the newest.
-                status = child.wait()
-                process.raise_if_stopping()
-                if status != 0:
-                    raise HarnessError(
-                        f"'{index}' cannot be unpacked: apt-helper ended with status {status}",
-                        hint="remove the file; the next run fetches it again",
-                    )
-        finally:
-            if writing >= 0:
-                os.close(writing)
+    with process.streamed([APT_HELPER, "cat-file", index], env=_ENV) as (stream, child):
+        yield stream
+        # Read to its end: in a part of an index another kernel is the newest.
+        status = child.wait()
+        process.raise_if_stopping()
+        if status != 0:
+            raise HarnessError(
+                f"'{index}' cannot be unpacked: apt-helper ended with status {status}",
+                hint="remove the file; the next run fetches it again",
+            )
 
 
 def _said(done: process.Completed) -> str:

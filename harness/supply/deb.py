@@ -6,8 +6,6 @@ The target's name is ours, never the archive's; links and devices are skipped, s
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import tarfile
 import time
@@ -43,7 +41,8 @@ def extract_deb(
     deb: Path, into: Path, wanted: Mapping[str, re.Pattern[str]] = KERNEL_FILES
 ) -> dict[str, str]:
     """Extract the members that match `wanted` into `into`; returns our name -> the member's."""
-    with _opened(deb) as stream:
+    words = ("dpkg-deb", "--fsys-tarfile", deb)  # which knows every compression there is
+    with process.streamed(words, env={"LC_ALL": "C"}) as (stream, _):
         return extract_tar(stream, into, wanted, what=str(deb))
 
 
@@ -163,24 +162,3 @@ def _copy(content: IO[bytes], target: Path, member: tarfile.TarInfo, what: str) 
                 raise HarnessError(f"'{what}' ends within '{member.name}'")
             file.write(chunk)
             left -= len(chunk)
-
-
-@contextlib.contextmanager
-def _opened(deb: Path) -> Iterator[IO[bytes]]:
-    """The tar stream of a .deb; dpkg-deb knows every compression there is."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as stream:
-        try:
-            child = process.held(
-                ["dpkg-deb", "--fsys-tarfile", deb],
-                stdout=writing,
-                env={"LC_ALL": "C"},
-                spared=False,
-            )
-            with child:
-                os.close(writing)
-                writing = -1
-                yield stream
-        finally:
-            if writing >= 0:
-                os.close(writing)
