@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, entry, process
+from harness import entry, process
 from harness.process import Completed
+from tests.typed import Type, typing
 
 _CHECKOUT = Path(__file__).parents[2]
 _GOOD = "int answer(void *ctx) { return 0; }\n"
-
-
-Here = Callable[[Sequence[object]], tuple[int, str, str]]  # status, stdout, stderr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,22 +72,11 @@ _INVOKE = (sys.executable, "-m", "invoke")
 @pytest.fixture
 def here(
     things: Things, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Here:
-    """The program within this process (a new one takes a second): status, stdout, stderr."""
+) -> Type:
+    """The program in the checkout, with a cache of these tests."""
     monkeypatch.setenv("KERNEL_MATRIX_CACHE", str(things.cache))
     monkeypatch.chdir(_CHECKOUT)
-
-    def call(words: Sequence[object]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kernel-matrix", *(str(word) for word in words)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        said = capfd.readouterr()
-        return status, said.out, said.err
-
-    return call
+    return typing(monkeypatch, capfd)
 
 
 _WRONG: dict[str, tuple[Callable[[Things], list[object]], str]] = {
@@ -140,7 +127,7 @@ _WRONG: dict[str, tuple[Callable[[Things], list[object]], str]] = {
 
 
 @pytest.mark.parametrize("what", _WRONG)
-def test_wrong_use_is_one_line_and_status_2(things: Things, here: Here, what: str) -> None:
+def test_wrong_use_is_one_line_and_status_2(things: Things, here: Type, what: str) -> None:
     """Status 1 would read as a kernel that fails; a traceback says that nobody thought of it."""
     words, says = _WRONG[what]
 
@@ -175,7 +162,7 @@ def test_inv_in_a_checkout_says_the_same(things: Things, what: str) -> None:
     ],
     ids=["task", "option", "missing word", "missing value"],
 )
-def test_what_is_no_command_line_is_status_2(here: Here, words: list[str]) -> None:
+def test_what_is_no_command_line_is_status_2(here: Type, words: list[str]) -> None:
     status, _, err = here(words)
 
     assert status == 2
@@ -183,7 +170,7 @@ def test_what_is_no_command_line_is_status_2(here: Here, words: list[str]) -> No
     assert len(err.splitlines()) == 2
 
 
-def test_a_plan_says_what_would_be_done_and_does_nothing(things: Things, here: Here) -> None:
+def test_a_plan_says_what_would_be_done_and_does_nothing(things: Things, here: Type) -> None:
     words = ["kernel-matrix", "--plan", "--kernels", "5.10-oldest,7.3", "--jobs", "2", "--backend",
              "local", "--checks", "load", "--out", things.empty / "report"]  # fmt: skip
 
@@ -203,7 +190,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(things: Things, here: H
     assert not (things.cache / "debs").exists()
 
 
-def test_the_catalogue_is_listed_without_the_network(here: Here) -> None:
+def test_the_catalogue_is_listed_without_the_network(here: Type) -> None:
     status, out, err = here(["kernels", "list", "--kernels", "5.10,5.4"])
 
     assert (status, err) == (0, "")
@@ -211,14 +198,14 @@ def test_the_catalogue_is_listed_without_the_network(here: Here) -> None:
     assert names == ["5.4-oldest", "5.4-newest", "5.10-oldest", "5.10-newest"]
 
 
-def test_an_object_is_inspected(things: Things, here: Here) -> None:
+def test_an_object_is_inspected(things: Things, here: Type) -> None:
     status, out, err = here(["inspect", things.object])
 
     assert (status, err) == (0, "")
     assert str(things.object) in out
 
 
-def test_help_names_every_task(here: Here) -> None:
+def test_help_names_every_task(here: Type) -> None:
     status, out, err = here(["--help"])
 
     assert (status, err) == (0, "")

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from harness import cli, paths, results
+from harness import paths, results
 from harness.build import Built
 from harness.cache import Cache
 from harness.results import Verdict
 from harness.supply import KernelFiles
+from tests.typed import Type, typing
 from tests.vm.matrix import leftovers
 
 pytestmark = pytest.mark.vm
@@ -30,8 +29,6 @@ timestamp = "20220201T000000Z"
 suites = ["sid"]
 """
 
-Type = Callable[[Sequence[object]], tuple[int, str, str]]  # status, stdout, stderr
-
 
 @pytest.fixture
 def typed(
@@ -41,19 +38,7 @@ def typed(
     """`kernel-matrix WORDS…` in an empty directory."""
     monkeypatch.setenv("KERNEL_MATRIX_CACHE", str(cache.root))
     monkeypatch.chdir(tmp_path)
-
-    def call(words: Sequence[object]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kernel-matrix", *(str(word) for word in words)])
-        capfd.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        said = capfd.readouterr()
-        return status, said.out, said.err
-
-    return call
+    return typing(monkeypatch, capfd)
 
 
 def test_a_command_s_output_and_status_come_through(
