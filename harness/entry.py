@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from types import FrameType
@@ -30,6 +31,11 @@ from harness.results import Verdict
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_ENDS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_NUDGE = signal.SIGURG  # ignored unless handled, and nothing of ours has a use for it
+_NUDGE_EVERY_S = 0.05
+_NUDGED_S = 10.0
 
 
 def guarded(body: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -61,9 +67,36 @@ def show(words: object, *, end: str = "\n") -> None:
 
 def _hear_signals() -> None:
     """Asked to end, however, we end as ^C does: guests and containers go, finished cells stay."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
             signal.signal(number, _told_to_end)
+    signal.signal(_NUDGE, lambda number, frame: None)
+    _hear_at_once()
+
+
+@functools.cache
+def _hear_at_once() -> None:
+    """Python handles a signal in the main thread, between two of its instructions.
+
+    One that comes just before that thread waits for another, or to a thread beside it, would be
+    heard when the wait ends: hours later. The pipe hears of each at once, and wakes that thread up.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_nudge, args=(reading,), name="signals", daemon=True).start()
+
+
+def _nudge(reading: int) -> None:
+    """Interrupt what the main thread waits for until it must have heard; a wait goes on by itself."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while True:
+        if _ENDS & set(os.read(reading, 4096)):
+            end = time.monotonic() + _NUDGED_S
+            while time.monotonic() < end:
+                signal.pthread_kill(main, _NUDGE)
+                time.sleep(_NUDGE_EVERY_S)
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -208,3 +210,45 @@ def test_an_index_in_the_making_goes_with_its_maker(cache: Cache) -> None:
 
     assert rundir.remove_left(cache).files == 1
     assert (mine.exists(), dead.exists(), stranger.exists()) == (True, False, True)
+
+
+# As when it comes just before the main thread begins to wait, which only happens at times: the
+# kernel hands it to the other thread, and nothing interrupts the wait.
+_TOLD_ASIDE = """\
+import signal, sys, threading
+from harness import entry
+
+@entry.guarded
+def task():
+    {before}
+    beside = threading.Thread(target=threading.Event().wait, daemon=True)
+    beside.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+    print("waits", flush=True)
+    threading.Event().wait()
+
+try:
+    task()
+except entry.Exit as end:
+    sys.exit(end.code)
+"""
+
+
+@pytest.mark.parametrize(("nudged", "status"), [(True, 130), (False, None)])
+def test_a_signal_that_interrupts_no_wait_is_heard_all_the_same(
+    tmp_path: Path, nudged: bool, status: int | None
+) -> None:
+    before = "pass" if nudged else "signal.set_wakeup_fd(-1)"  # Python alone
+    said = tmp_path / "said"
+    argv = [sys.executable, "-c", _TOLD_ASIDE.format(before=before)]
+    with said.open("wb") as stdout, process.held(argv, stdout=stdout) as child:
+        _until(said.read_text)
+        time.sleep(0.2)  # until it waits
+        child.send_signal(signal.SIGTERM)
+        try:
+            found = child.wait(_SOON_S if nudged else 1)
+        except subprocess.TimeoutExpired:
+            found = None
+        if not nudged:
+            child.kill()
+    assert found == status
