@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import build, job, kernel_container, launch, paths, pipeline, session, slot
+from harness import build, job, launch, paths, pipeline, session, slot
 from harness.cache import Cache
 from harness.guest import GuestLostError
 from harness.results import Cause, Run, Verdict
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
+from tests.vm.matrix import need_engine
 
 pytestmark = [
     pytest.mark.vm,
@@ -84,10 +85,7 @@ def test_an_arm64_kernel_runs_in_a_kernel_container(
     cache: Cache, kernel: Callable[[str], KernelFiles], tmp_path: Path
 ) -> None:
     """Its image stands on a base of its own, with the QEMU that emulates it."""
-    client = kernel_container.engine()
-    if client is None:
-        pytest.skip("no Docker engine answers")
-    client.close()
+    need_engine()
     kernel(f"{NEWEST}-arm64")
 
     run = _run(cache, f"{NEWEST}-arm64", tmp_path, backend="docker", checks="load")

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import build, checks, job, kernel_container, paths, results
+from harness import build, checks, job, paths, results
 from harness.cache import Cache
 from harness.checks.timeline import Timeline
 from harness.results import Cell, CheckResult, Run, Verdict
 from harness.supply import KernelFiles
-from tests.vm.matrix import Matrix, leftovers
+from tests.vm.matrix import Matrix, leftovers, need_engine
 
 pytestmark = pytest.mark.vm
 
@@ -51,10 +51,7 @@ def ran(
     """Everything, once."""
     backend = str(request.param)
     if backend == "docker":
-        client = kernel_container.engine()
-        if client is None:
-            pytest.skip("no Docker engine answers")
-        client.close()
+        need_engine()
     directory = tmp_path_factory.mktemp("every-check") / "report"
     run = Matrix(
         cache=cache, kernels=(oldest, newest), backend=backend, checks=checks.ALL,

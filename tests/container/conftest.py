@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import baseroot, images, kernel_container, rundir
+from harness import baseroot, images, rundir
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.session import Files
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST
+from tests.vm.matrix import need_engine
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +35,7 @@ def image(
     root: BaseRoot, cache: Cache, kernel: Callable[[str], KernelFiles]
 ) -> Callable[[str], str]:
     """A kernel's image, built if need be."""
-    client = kernel_container.engine()
-    if client is None:
-        pytest.skip("no Docker engine answers")
-    client.close()
+    need_engine()
     return lambda name: images.ensure_image(kernel(name), root, cache, lambda text: None)
 
 

@@ -23,7 +23,7 @@ from harness.cache import Cache
 from harness.results import Run, Verdict
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
-from tests.vm.matrix import engine, leftovers, until
+from tests.vm.matrix import engine, leftovers, need_engine, until
 
 _RUN_S = 300.0  # a boot takes five seconds on an idle machine, ten times that beside a timed run
 _SOON_S = 20.0  # "a few seconds", on a machine with more to do than cores
@@ -286,9 +286,7 @@ def test_an_image_in_the_making_is_not_waited_for(
     start: Start, cache: Cache, tmp_path: Path, oldest: KernelFiles
 ) -> None:
     """The engine gives up a build that nobody waits for."""
-    with engine() as client:
-        if client is None:
-            pytest.skip("no Docker engine answers")
+    need_engine()
     own = tmp_path / f"interrupted-{os.getpid()}"  # its image's name, which no other test has
     own.mkdir()
     for path in (oldest.vmlinuz, oldest.btf):

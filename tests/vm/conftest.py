@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import build, kernel_container, paths, process
+from harness import build, paths, process
 from harness.build import Built
 from harness.cache import Cache
 from harness.checks import Check
 from harness.supply import KernelFiles
-from tests.vm.matrix import Matrix, leftovers
+from tests.vm.matrix import Matrix, leftovers, need_engine
 
 _SOURCES = Path(__file__).parent / "src"
 _INCLUDES = [f"-I{path}" for path in Path("/usr/include").glob("*-linux-gnu")]
@@ -48,10 +48,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     """Both, where an engine answers."""
     name = str(request.param)
     if name == "docker":
-        client = kernel_container.engine()
-        if client is None:
-            pytest.skip("no Docker engine answers")
-        client.close()
+        need_engine()
     return name
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+import pytest
 
 from harness import kernel_container, paths, pipeline
 from harness.build import Built
@@ -113,6 +114,13 @@ def engine() -> Iterator[docker.DockerClient | None]:
         return
     with contextlib.closing(client):
         yield client
+
+
+def need_engine() -> None:
+    """The test is skipped where no engine answers."""
+    with engine() as client:
+        if client is None:
+            pytest.skip("no Docker engine answers")
 
 
 def containers(pid: int) -> list[str]:
