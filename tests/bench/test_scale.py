@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ from harness.sitting import Request
 from tests.report import runs
 
 _PASS = CheckResult(check="boot", verdict=Verdict.PASS)
+
+
+@pytest.fixture(autouse=True)
+def _without_helpers() -> None:
+    """multiprocessing, if another test of this process used it, keeps a child for what is left."""
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def _cell(name: str, check: CheckResult = _PASS) -> Cell:
