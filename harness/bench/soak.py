@@ -70,7 +70,7 @@ class Soak:
         kept = (
             self.last.descriptors > self.first.descriptors
             or self.last.threads > self.first.threads
-            or self.last.children > 0
+            or self.last.children > self.first.children
             or bool(self.left)
         )
         if self.results != self.asked or self.unexplained or kept or self.leaks:
@@ -141,7 +141,7 @@ def render(found: Soak) -> str:
         ["resident memory", _memory(found), f"grows by no more than {LEAK_KIB:g} KiB a cell"],
         ["descriptors", f"{first.descriptors} → {last.descriptors}", "no more"],
         ["threads", f"{first.threads} → {last.threads}", "no more"],
-        ["children", f"{first.children} → {last.children}", "none"],
+        ["children", f"{first.children} → {last.children}", "no more"],
         ["temporary files", len(found.left), "none"],
     ]
     lines = [
