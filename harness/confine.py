@@ -77,6 +77,20 @@ exec "$busybox" env -i "$@"
 """
 
 
+# Waits for "$@", the first process of the new namespace, and ends as it ended: by the same signal if
+# one killed it. `unshare --fork` would do that, but turns SIGKILL into status 1 in some versions
+# (util-linux 2.38). It outlives a SIGTERM to the group, as its child does until QEMU has ended.
+_WAIT = """\
+exec 3>&2 2>/dev/null
+trap : HUP INT TERM
+(exec "$@" 2>&3 3>&-)
+ended=$?
+trap - HUP INT TERM
+[ $ended -le 128 ] || kill -$((ended - 128)) $$
+exit $ended
+"""
+
+
 class Means(StrEnum):
     """How much this machine lets us do."""
 
@@ -168,16 +182,20 @@ def words(
         [] if how is Means.USER_NAMESPACE
         else [f"--reuid={user.uid}", f"--regid={user.gid}", *_groups(kvm=kvm)]
     )  # fmt: skip
-    # A change of user clears the parent-death signal, so the last setpriv sets it again.
+    shell = [str(base / "usr/bin/busybox"), "sh", "-c"]
+    # A fork and a change of user clear the parent-death signal, so it is set again after each.
+    last_will = ["--pdeathsig", "KILL", "--"]
+    setpriv = str(process.which("setpriv") or "setpriv")  # busybox has another one of that name
     return [
-        "setpriv", "--pdeathsig", "KILL", "--",
-        "unshare", *alone, "--mount", "--net", "--ipc", "--uts", "--pid", "--fork",
-        "--kill-child=KILL", "--",
-        str(base / "usr/bin/busybox"), "sh", "-c", _SETUP, "sh",
+        setpriv, *last_will,
+        "unshare", *alone, "--mount", "--net", "--ipc", "--uts", "--pid", "--",
+        *shell, _WAIT, "sh",
+        setpriv, *last_will,
+        *shell, _SETUP, "sh",
         str(base), str(run_dir), " ".join(writes), _numbers(_KVM) if kvm else "",
         *variables, *_limits("/usr/bin/prlimit", memory_mib, f"--nproc={MAX_TASKS}"),
         "/usr/bin/setpriv", *become, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
-        "--pdeathsig", "KILL", "--",
+        *last_will,
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import baseroot, confine, process, rundir, security
+from harness import baseroot, confine, place, process, rundir, security
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.confine import Means, User
@@ -209,6 +209,38 @@ def test_doctor_s_status_is_3_when_nothing_could_be_looked_at(tmp_path: Path) ->
     assert done.status == 3, done.stderr
     assert "unknown" in done.text
     assert "holds" not in done.text.replace("do not hold", "")
+
+
+@pytest.mark.usefixtures("_namespaces")
+def test_it_is_told_how_it_ended(root: BaseRoot, run_dir: Path) -> None:
+    """A signal of an outsider, or of the machine when memory runs out; else its status and words."""
+    shell = (str(root.directory / "usr/bin/busybox"), "sh", "-c")
+
+    def ending(script: str, *, kill: bool) -> str:
+        prefix = (*shell, script, str(run_dir))
+        where = Local(prefix=prefix, environment=root.environment, root=root.directory)
+        asleep: list[int] = []
+
+        def running(first: int) -> bool:
+            pid = security._last_descendant(first)
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(shell[0].encode()):
+                    asleep.append(pid)
+            return bool(asleep) and "ready" in (run_dir / "console.log").read_text()
+
+        with where.hold([], run_dir, accelerator=Accelerator.TCG, memory_mib=256) as held:
+            if kill:
+                assert isinstance(held, place._LocalQemu)
+                first = held.pid
+                assert until(lambda: running(first))
+                os.kill(asleep[-1], signal.SIGKILL)
+            assert until(lambda: held.ended() is not None)
+            return str(held.ended())
+
+    wait = f'echo ready >"$0/console.log"; exec {shell[0]} sleep 600'
+    assert ending(wait, kill=True) == "QEMU was killed by signal 9"
+    assert ending("echo trouble >&2; exit 1", kill=False) == "QEMU ended with status 1: trouble"
+    assert ending("exit 0", kill=False) == "QEMU ended with status 0"
 
 
 _HARNESS = """
