@@ -94,8 +94,14 @@ def qemus(cache: Cache, pid: int) -> list[int]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes()
-            # unshare stands in front of a QEMU, waits for it and ends with it (harness.confine).
-            if ours in words and b"-nodefaults" in words and not words.startswith(b"unshare\0"):
+            # Those that become a QEMU, or wait for it and end with it, have its words too
+            # (harness.confine).
+            program = words.partition(b"\0")[0].rpartition(b"/")[2]
+            if (
+                ours in words
+                and b"-nodefaults" in words
+                and program.startswith((b"ld-linux", b"qemu-system-"))
+            ):
                 found.append(int(entry.name))
     return found
 
