@@ -54,6 +54,8 @@ def test(*, fast: bool, expression: str, markers: str) -> int:
     """
     status = 0 if markers else lint()
     words = ["-m", markers or f"not {'vm' if fast else 'slow'} and not faults"]
+    if markers:
+        words += ["--durations=25"]
     if expression:
         words += ["-k", expression]
     elif not markers:

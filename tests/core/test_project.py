@@ -66,7 +66,7 @@ def test_tests_asked_for_by_marker_run_alone(tools: Tools) -> None:
     assert project.test(fast=False, expression="engine", markers="faults") == 0
 
     (line,) = tools.asked
-    assert line.endswith("pytest -m faults -k engine")
+    assert line.endswith("pytest -m faults --durations=25 -k engine")
 
 
 @pytest.mark.parametrize("tool", ["pytest", "mypy"])

@@ -24,7 +24,7 @@ def run_each(
     return {cell.kernel.name: cell for cell in asked.run().cells}
 
 
-def shell(script: str, timeout_s: float = 300.0) -> Callable[[Context], object]:
+def shell(script: str, timeout_s: float = 120.0) -> Callable[[Context], object]:
     return lambda context: context.guest.run(["/bin/sh", "-c", script], timeout_s=timeout_s)
 
 

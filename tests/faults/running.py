@@ -17,7 +17,7 @@ from tests.vm.matrix import until
 _ROOT = paths.default_manifest().parents[1]
 KERNEL = "6.1-oldest"
 BOOTS, LOADS = (f"{KERNEL:<16} {phase}\n" for phase in ("boot", "load"))  # lines of its progress
-RUN_S = 600.0  # a run of one boot takes ten seconds on an idle machine
+RUN_S = 240.0  # a run of one boot takes ten seconds on an idle machine
 NOWHERE = "http://127.0.0.1:9"  # refuses every connection
 _MATRIX = ("--kernels", KERNEL, "--checks", "load", "--backend", "local", "--boot-timeout", "300")
 

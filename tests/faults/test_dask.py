@@ -23,7 +23,7 @@ from tests.conftest import NEWEST, OLDEST
 from tests.vm.matrix import leftovers, until
 
 _START_S = 120.0  # a Python with Dask takes two seconds on an idle machine
-_RUN_S = 600.0  # a boot takes five
+_RUN_S = 240.0  # a boot takes five
 _SOON_S = 60.0
 # What a worker need not make anew: it is found by hash. Kernels are unpacked by each for itself.
 _SHARED = ("base-root", "debs", "btf-index", "accel", "locks")

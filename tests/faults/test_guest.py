@@ -36,7 +36,7 @@ def test_a_kernel_that_panics_at_boot_tells_nothing_of_the_subject(
     """unknown, not fail; known within seconds of the panic, not at the end of the boot's deadline."""
     asked = matrix(
         oldest, newest, backend=backend, checks=(AFTERWARDS,), append=("rdinit=/nonexistent",),
-        boot_timeout_s=300.0,
+        boot_timeout_s=120.0,
     )  # fmt: skip
     started = time.monotonic()
 
@@ -92,9 +92,7 @@ def test_a_crash_while_a_check_had_the_subject_in_it_fails_within_five_seconds(
 
     def crash(context: Context) -> None:
         crashed.append(time.monotonic())
-        context.guest.run(
-            ["/bin/sh", "-c", "echo c > /proc/sysrq-trigger; sleep 600"], timeout_s=600
-        )
+        context.guest.run(["/bin/sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60"], timeout_s=60)
 
     kernel = oldest if which == "oldest" else newest
     asked = matrix(kernel, backend=backend, checks=(check_that("crash", crash), AFTERWARDS))
@@ -165,7 +163,7 @@ _CLOBBER_INIT = r"""
 stack=$(awk '{ print $(NF - 1) }' /proc/1/syscall)
 dd if=/dev/zero of=/proc/1/mem bs=512 count=1 seek=$((stack)) oflag=seek_bytes conv=notrunc
 (sleep 0.1 &)  # init wakes up to wait for it, and returns to nowhere
-sleep 600
+sleep 120
 """
 
 
@@ -184,7 +182,7 @@ def test_a_kernel_that_loses_its_init_panics(
         assert "Call Trace" in evidence(check, "what decided")
 
 
-_SEND = "nslookup nobody 127.0.0.1; sleep 600"  # a datagram, which the same CPU receives
+_SEND = "nslookup nobody 127.0.0.1; sleep 120"  # a datagram, which the same CPU receives
 
 
 @pytest.fixture
@@ -214,7 +212,7 @@ def _patched(
         stub = places[context.kernel.name].stub
         assert stub is not None
         stub.patch(int(found.text, 16), code)
-        context.guest.run(["/bin/sh", "-c", script], timeout_s=300)
+        context.guest.run(["/bin/sh", "-c", script], timeout_s=120)
 
     return deed
 
@@ -271,7 +269,7 @@ def test_a_guest_that_falls_silent_is_a_hang_that_accuses_nobody(
         matrix(oldest, newest),
         {
             newest.name: _patched(debugged, DEAD, both),
-            oldest.name: shell("kill -STOP $(pidof qemu-ga); sleep 600"),
+            oldest.name: shell("kill -STOP $(pidof qemu-ga); sleep 120"),
         },
     )
 
@@ -289,7 +287,7 @@ echo 1 >/proc/sys/vm/oom_dump_tasks
 for place in /dev/shm /run /tmp; do dd if=/dev/zero of=$place/all bs=1M & done
 wait
 dd if=/dev/zero of=/all bs=1M
-sleep 600
+sleep 120
 """
 
 
@@ -300,7 +298,7 @@ def test_a_guest_out_of_memory_says_so(
     statuses: list[int] = []
 
     def eat(context: Context) -> None:
-        statuses.append(context.guest.run(["/bin/sh", "-c", _EAT], timeout_s=300).status)
+        statuses.append(context.guest.run(["/bin/sh", "-c", _EAT], timeout_s=120).status)
 
     asked = matrix(oldest, newest)
     asked.machine = Machine(memory_mib=384)
@@ -329,7 +327,7 @@ def test_a_guest_whose_agent_is_killed_is_lost(
     """`kill -9 -1` in a subject's script. The other cell does not notice."""
     cells = run_each(
         matrix(oldest, newest),
-        {oldest.name: shell("kill -9 -1; sleep 600"), newest.name: shell("true")},
+        {oldest.name: shell("kill -9 -1; sleep 120"), newest.name: shell("true")},
     )
 
     check = lost(cells[oldest.name], "unknown", "guest-lost")

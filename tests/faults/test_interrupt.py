@@ -25,7 +25,7 @@ from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
 from tests.vm.matrix import engine, leftovers, need_engine, until
 
-_RUN_S = 300.0  # a boot takes five seconds on an idle machine, ten times that beside a timed run
+_RUN_S = 240.0  # a boot takes five seconds on an idle machine, ten times that beside a timed run
 _SOON_S = 20.0  # "a few seconds", on a machine with more to do than cores
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_ended_again_and_again_asks_each_cell_once(
     """Killed in its first cell, terminated in its second, interrupted there; then it ends."""
     report = tmp_path / "report"
     words = ["--kernels", f"{OLDEST},{NEWEST}", "--jobs", "1", "--checks", "load", "--backend",
-             "local", "--boot-timeout", "300", "--out", report]  # fmt: skip
+             "local", "--boot-timeout", "240", "--out", report]  # fmt: skip
     with start(*words, cache=cache) as killed:
         killed.comes_to(lambda: _boots(killed, OLDEST))
         killed.child.kill()
@@ -168,7 +168,7 @@ def test_a_run_that_is_ended_again_and_again_asks_each_cell_once(
 def test_the_second_interrupt_ends_at_once(start: Start, cache: Cache, tmp_path: Path) -> None:
     """No report is written then, and the guest does not outlive it."""
     report = tmp_path / "report"
-    words = ["--kernels", NEWEST, "--checks", "load", "--backend", "local", "--boot-timeout", "600",
+    words = ["--kernels", NEWEST, "--checks", "load", "--backend", "local", "--boot-timeout", "240",
              "--append", "rdinit=/bin/cat", "--out", report]  # fmt: skip
     with start(*words, cache=cache) as run:
         run.comes_to(lambda: leftovers(cache, run.child.pid) and _boots(run, NEWEST))
