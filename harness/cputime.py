@@ -22,7 +22,7 @@ class Share:
 
     def __init__(self, mark: str) -> None:
         self._mark = mark.encode()
-        self._pids: list[int] = []
+        self._used_s: dict[int, float] = {}  # by pid, as last seen: it stays when one has ended
         self._looked = 0
         self._samples: deque[tuple[float, float]] = deque()  # monotonic s, s of processor
 
@@ -32,10 +32,12 @@ class Share:
             return
         if self._looked < _LOOKS:
             self._looked += 1
-            self._pids = _pids(self._mark)
-        if not self._pids:
+            self._used_s |= dict.fromkeys(_pids(self._mark) - self._used_s.keys(), 0.0)
+        if not self._used_s:
             return
-        self._samples.append((now, sum(_used_s(pid) for pid in self._pids)))
+        for pid, before in self._used_s.items():
+            self._used_s[pid] = max(before, _used_s(pid))
+        self._samples.append((now, sum(self._used_s.values())))
         while now - self._samples[0][0] > _KEPT_S:
             self._samples.popleft()
 
@@ -51,13 +53,13 @@ class Share:
         return max(0.0, used - used_then) / (now - then)
 
 
-def _pids(mark: bytes) -> list[int]:
-    found: list[int] = []
+def _pids(mark: bytes) -> set[int]:
+    found: set[int] = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
                 if mark in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
+                    found.add(int(entry.name))
     return found
 
 
