@@ -146,7 +146,7 @@ class Log:
 
     def _judged(self, trouble: Trouble, line: str) -> tuple[Trouble, str]:
         if trouble is Trouble.PANIC and _MEMORY_PANIC.search(line):
-            return Trouble.OUT_OF_MEMORY, ""
+            return Trouble.OUT_OF_MEMORY, self._agent_killed
         if trouble is Trouble.PANIC and self._count - self._oops[0] < _OOPS_LINES:
             return trouble, self._oops[1]
         if trouble is Trouble.AGENT_ENDED and self._agent_killed:

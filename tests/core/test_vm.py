@@ -145,11 +145,18 @@ def test_an_agent_that_was_killed_says_why_the_guest_shut_down(tmp_path: Path) -
     assert "agent ended" in lost.message
 
 
-def test_an_agent_killed_for_want_of_memory_is_the_memory_s(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        "km: guest down (server status 0x9)",
+        "[ 9.3] Kernel panic - not syncing: System is deadlocked on memory",  # init wanted some too
+    ],
+)
+def test_an_agent_killed_for_want_of_memory_is_the_memory_s(tmp_path: Path, end: str) -> None:
     script = (
         "(echo '[ 9.1] Out of memory: Killed process 79 (qemu-ga) total-vm:84kB'; "
         "echo '[ 9.2] Out of memory: Killed process 105 (dd) total-vm:3336kB'; "
-        "echo 'km: guest down (server status 0x9)') >\"$0\"; exit 0"
+        f"echo '{end}') >\"$0\"; exit 0"
     )
 
     lost = _boot(tmp_path, script)
