@@ -121,6 +121,11 @@ def request(
                 "--resume goes on with the kernels of the run, be it a shard",
                 hint="leave --shard away, or say --kernels too",
             )
+        if arch and not kernels:
+            raise UsageError(
+                "--resume goes on with the kernels of the run, of whatever architecture",
+                hint=f"leave --arch {arch} away, or say --kernels too",
+            )
         words = words.over(journal.recorded(Path(resume)))
     pipeline.refuse_unknown_backend(words.backend or "auto")
     executors.refuse_unknown(executor)
@@ -129,7 +134,6 @@ def request(
     }
     _refuse_twins(tuple(directories.values()))
     # A resumed run's kernels are recorded by name, which says the architecture.
-    arch = arch if kernels or not resume else ""
     wanted = _wanted(words.kernels, tuple(directories.values()), arch or catalogue.ARCHS[0])
     names = (*(one.name for one in wanted), *(one.name for one in directories.values()))
     for twin in directories.values():

@@ -105,6 +105,7 @@ _WRONG: dict[str, tuple[Callable[[Things], list[object]], str]] = {
     "executor": (lambda t: ["kernel-matrix", "--executor", "ray"], "'ray' is no executor"),
     "nothing to resume": (lambda t: ["kernel-matrix", "--resume", t.empty], "no run to resume"),
     "resume elsewhere": (lambda t: ["kernel-matrix", "--resume", "a", "--out", "b"], "--resume"),
+    "resume as another": (lambda t: ["kernel-matrix", "--resume", "a", "--arch", "arm64"], "--arch"),
     "no cells": (lambda t: ["bench", "soak", "--cells", "0"], "--cells"),
     "bench": (lambda t: ["bench", "frobnicate"], "unknown action 'frobnicate'"),
     "scale of nothing": (lambda t: ["bench", "scale", "--results", "/no.json"], "'/no.json'"),
