@@ -123,8 +123,8 @@ def request(
             )
         if arch and not kernels:
             raise UsageError(
-                "--resume goes on with the kernels of the run, of whatever architecture",
-                hint=f"leave --arch {arch} away, or say --kernels too",
+                f"--arch {arch}: --resume goes on with the kernels of the run, whatever they are of",
+                hint="leave --arch away, or say --kernels too",
             )
         words = words.over(journal.recorded(Path(resume)))
     pipeline.refuse_unknown_backend(words.backend or "auto")
