@@ -73,10 +73,13 @@ def verdicts(checks: tuple[CheckResult, ...]) -> dict[str, tuple[str, str]]:
 
 
 def check_that(name: str, does: Callable[[Context], object]) -> Check:
-    """A check of a test's own: it passes when `does` returns."""
+    """A check of a test's own: it passes when `does` returns; what it asserts, the test asserts."""
 
     def ask(context: Context) -> CheckResult:
-        does(context)
+        try:
+            does(context)
+        except AssertionError as error:  # the harness would make a verdict of it
+            pytest.fail(str(error))
         return CheckResult(check=name, verdict=Verdict.PASS)
 
     return Check(name=name, question="Does a test's own deed return?", ask=ask, estimate_s=1.0)

@@ -62,6 +62,28 @@ def test_a_timed_check_s_guest_is_the_only_one(
         assert {"wait for the machine", "boot", "timed"} <= cell.phases_s.keys()
 
 
+def test_a_check_that_breaks_costs_its_answer_and_no_other(
+    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles
+) -> None:
+    """A bug of ours on one kernel of sixty: the report says so, and has the rest."""
+
+    def breaks(context: Context) -> None:
+        if context.kernel.name == newest.name:
+            raise ZeroDivisionError("nothing was sent")
+
+    run = matrix(oldest, newest, checks=(check_that("breaks", breaks), AFTERWARDS)).run()
+
+    fine, broken = sorted(run.cells, key=lambda cell: cell.verdict is not Verdict.PASS)
+    assert fine.kernel.name == oldest.name
+    assert verdicts(broken.checks) == {
+        **dict.fromkeys(("resolve", "boot", "splat"), ("pass", "")), "breaks": ("unknown", "harness"),
+    }  # fmt: skip
+    assert broken.attempts == 1
+    told = next(check for check in broken.checks if check.check == "breaks")
+    assert told.summary == "a bug of ours: ZeroDivisionError: nothing was sent"
+    assert "in breaks\n" in told.evidence[0].text
+
+
 def test_a_counted_check_s_guest_knows_no_time_but_its_own(
     matrix: Callable[..., Matrix], newest: KernelFiles
 ) -> None:
