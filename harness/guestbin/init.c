@@ -130,6 +130,21 @@ static pid_t start(char *const argv[], int on_terminal)
 	_exit(127);
 }
 
+/*
+ * Through the kernel's log: a line there is whole, and comes after why the server was killed. What is
+ * written to the console lands in the middle of what the kernel still has to print there.
+ */
+static void say_down(int status)
+{
+	char line[64] = "<4>"; /* KERN_WARNING: on the console at loglevel=5 */
+	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+
+	snprintf(line + 3, sizeof(line) - 3, "km: guest down (server status %#x)\n", status);
+	fflush(stdout);
+	if (fd < 0 || write(fd, line, strlen(line)) < 0)
+		fputs(line + 3, stdout);
+}
+
 int main(void)
 {
 	static char channel[64] = "/dev/ttyS1";
@@ -162,7 +177,7 @@ int main(void)
 	while ((ended = wait(&status)) != server)
 		if (ended < 0 && errno == ECHILD)
 			break;
-	printf("km: guest down (server status %#x)\n", status);
+	say_down(status);
 	sync();
 	reboot(RB_POWER_OFF);
 	for (;;)
