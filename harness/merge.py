@@ -25,7 +25,6 @@ from harness.results import (
 )
 
 _MOST_BYTES = 1 << 30  # of one file; a console that is kept has some MB
-KERNELS = "kernels"  # the directory beside results.json with each kernel's evidence
 
 
 def merge(paths: Sequence[Path], out: Path) -> Run:
@@ -187,12 +186,12 @@ def _not_plain(directory: str, names: list[str]) -> set[str]:
 def _copy_evidence(source: Path, out: Path) -> None:
     """Plain files of the kernels: a shard's links, pipes and devices are nobody's evidence, and
     what the next shard has below a link would be written to wherever that leads."""
-    directory = source / KERNELS
+    directory = source / results.EVIDENCE
     if directory.is_symlink() or not directory.is_dir() or source.resolve() == out.resolve():
         return
     try:
         shutil.copytree(
-            directory, out / KERNELS, symlinks=True, dirs_exist_ok=True, ignore=_not_plain
+            directory, out / results.EVIDENCE, symlinks=True, dirs_exist_ok=True, ignore=_not_plain
         )
     except (OSError, shutil.Error) as error:
         raise HarnessError(

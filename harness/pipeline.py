@@ -278,6 +278,9 @@ def _all_cells(
     }
     emit = next(iter(benches.values())).emit
     known = kept.known(depends, _noting(emit)) if kept is not None else {}
+    for item in gathered:  # what an earlier run left in the directory is no evidence for this one
+        if item.name not in known:
+            shutil.rmtree(request.report_dir / results.EVIDENCE / item.name, ignore_errors=True)
 
     def keep(done: Cell) -> None:
         if kept is None:

@@ -325,7 +325,7 @@ def _refuse_name(name: str, kernel: str, host: str) -> None:
     """HarnessError unless `name` is below the kernel's own directory of the report."""
     path = PurePosixPath(name)
     parts = path.parts
-    inside = len(parts) > 2 and parts[:2] == ("kernels", kernel) and ".." not in parts
+    inside = len(parts) > 2 and parts[:2] == (results.EVIDENCE, kernel) and ".." not in parts
     if not inside or str(path) != name or "\0" in name:
         raise HarnessError(f"{host} sent a file with an impossible name: {name!r}")
 

@@ -17,6 +17,7 @@ from harness import intake
 from harness.errors import HarnessError, UsageError
 
 SCHEMA = 1
+EVIDENCE = "kernels"  # beside results.json: a directory with the evidence of each kernel
 _MOST_BYTES = 1 << 30  # 2,000 cells have 60 MB
 _PARTIAL = ".km-partial"  # the end of a file's name while it is written
 

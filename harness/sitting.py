@@ -206,7 +206,7 @@ def _held(
         counted=emulated and where is Where.COUNTED,
     )  # fmt: skip
     answers: list[CheckResult] = []
-    evidence_dir = request.report_dir / "kernels" / files.name
+    evidence_dir = request.report_dir / results.EVIDENCE / files.name
     if where is not Where.ORDINARY:
         evidence_dir /= where
     if again:

@@ -15,8 +15,8 @@ from harness import build
 from harness.cache import Cache
 from harness.checks import Check, Context, load
 from harness.checks.context import Where
-from harness.qemu import Accelerator
-from harness.results import Cause, Verdict
+from harness.qemu import Accelerator, Machine
+from harness.results import EVIDENCE, Cause, Verdict
 from harness.supply import KernelFiles
 from tests.vm.matrix import AFTERWARDS, Matrix, check_that, qemus, verdicts
 
@@ -82,6 +82,22 @@ def test_a_check_that_breaks_costs_its_answer_and_no_other(
     told = next(check for check in broken.checks if check.check == "breaks")
     assert told.summary == "a bug of ours: ZeroDivisionError: nothing was sent"
     assert "in breaks\n" in told.evidence[0].text
+
+
+def test_what_an_earlier_run_left_is_no_evidence(
+    matrix: Callable[..., Matrix], newest: KernelFiles
+) -> None:
+    """The same --out again, and a guest that never comes up: it has no console."""
+    asked = matrix(newest, checks=(AFTERWARDS,))
+    asked.machine = Machine(memory_mib=1 << 30)  # a pebibyte, which no host has
+    console = asked.report_dir / EVIDENCE / newest.name / "console.log"
+    console.parent.mkdir(parents=True)
+    console.write_text("Kernel panic - not syncing: another day\n")
+
+    (cell,) = asked.run().cells
+
+    assert (cell.verdict, cell.boot, cell.console) == (Verdict.UNKNOWN, None, "")
+    assert not console.exists()
 
 
 def test_a_counted_check_s_guest_knows_no_time_but_its_own(
