@@ -22,6 +22,8 @@ _IMAGES = (
     "vmlinuz-*", "arch/x86/boot/bzImage", "arch/arm64/boot/Image",
     "boot/vmlinuz-*", "vmlinux",
 )  # fmt: skip
+_MOST_CONFIG_BYTES = 16 * intake.MIB  # Debian's has 300 kB; it goes into the guest's memory
+_MOST_SYSTEM_MAP_BYTES = 256 * intake.MIB  # one of a kernel with everything built in has 20 MB
 
 
 def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
@@ -30,6 +32,12 @@ def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
     if not path.is_dir():
         raise UsageError(f"'{path}' is no directory", hint="--kernel-dir wants a directory")
     image = _image_in(path)
+    suffix = image.name.removeprefix("vmlinuz") if image.name.startswith("vmlinuz-") else ""
+    config = _beside(image.parent, path, [f"config{suffix}", CONFIG, ".config"])
+    system_map = _beside(image.parent, path, [f"System.map{suffix}", SYSTEM_MAP])
+    # Both are hashed for every cell.
+    _refuse_unreadable(config, _MOST_CONFIG_BYTES)
+    _refuse_unreadable(system_map, _MOST_SYSTEM_MAP_BYTES)
     try:
         with intake.opened(image, most_bytes=MAX_FILE_BYTES) as (file, _):
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -54,7 +62,6 @@ def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
         words = re.sub(r"'[^']*\.partial/[^']*'", f"'{image}'", error.message)
         raise UsageError(words, hint=error.hint) from error
     kernel = bundle.in_directory(_name(path), directory, source=f"directory {path}")
-    suffix = image.name.removeprefix("vmlinuz") if image.name.startswith("vmlinuz-") else ""
     beside = _beside(image.parent, path, [BTF, f"vmlinux{suffix}.btf"])
     # A kernel's own BTF is what it will really run with, so it goes first.
     detached = _raw_btf(beside, cache) if beside is not None and kernel.btf is None else None
@@ -62,8 +69,8 @@ def from_directory(path: Path, *, cache: Cache | None = None) -> KernelFiles:
         kernel,
         btf=kernel.btf or detached,
         btf_detached=detached is not None,
-        config=_beside(image.parent, path, [f"config{suffix}", CONFIG, ".config"]),
-        system_map=_beside(image.parent, path, [f"System.map{suffix}", SYSTEM_MAP]),
+        config=config,
+        system_map=system_map,
     )
 
 
@@ -104,6 +111,17 @@ def _beside(first: Path, second: Path, names: list[str]) -> Path | None:
             if (directory / name).is_file():
                 return directory / name
     return None
+
+
+def _refuse_unreadable(path: Path | None, most_bytes: int) -> None:
+    """UsageError for a file that cannot be opened, or has more bytes than its kind may have."""
+    if path is None:
+        return
+    try:
+        with intake.opened(path, most_bytes=most_bytes):
+            pass
+    except intake.NoFileError as error:
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def _name(path: Path) -> str:

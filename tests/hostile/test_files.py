@@ -20,6 +20,7 @@ from harness.gate import read_coverage
 from harness.vmlinuz import read_btf, read_image
 from tests.gate import runs
 from tests.hostile.bounded import answer
+from tests.supply import images
 
 TERABYTE = 1 << 40
 
@@ -151,6 +152,25 @@ def test_a_kernel_of_a_terabyte_is_not_copied(tmp_path: Path) -> None:
     said = answer(lambda: supply.from_directory(tmp_path, cache=Cache(root=tmp_path / "cache")))
 
     assert "the most that is read" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["config", ".config", "System.map", "config-6.1", "System.map-6.1"]
+)
+def test_a_terabyte_beside_a_kernel_is_refused_before_anything_is_hashed(
+    tmp_path: Path, name: str
+) -> None:
+    """Every cell's inputs are hashed, and the config goes into the guest's archive."""
+    image = images.bzimage("6.1.0-x", images.vmlinux("6.1.0-x", with_btf=images.btf(), pad=3000))
+    (tmp_path / ("vmlinuz-6.1" if name.endswith("-6.1") else "vmlinuz")).write_bytes(image)
+    _terabyte(tmp_path / name)
+    cache = Cache(root=tmp_path / "cache")
+
+    said = answer(lambda: supply.from_directory(tmp_path, cache=cache), memory_mib=256)
+
+    assert f"cannot read '{tmp_path / name}': it has {TERABYTE:,} bytes" in said
+    assert "\n" not in said
+    assert not (cache.root / "images").exists()
 
 
 def _shard(directory: Path, name: str) -> Path:
