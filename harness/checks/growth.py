@@ -18,6 +18,8 @@ MIB = 1 << 20
 LEFT_BYTES = 2 * MIB
 ELEMENTS_SHARE = 1e-3  # of the events
 _EVICTS = ("lru_hash", "lru_percpu_hash")  # full by design
+# As are maps with an entry for each CPU, interface or setting, made when the first event comes.
+FEW_ENTRIES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +121,7 @@ def _maps_grown(m: Measured) -> list[str]:
         old = was.get(held.id)
         # Of a map that was made meanwhile nobody knows how it began.
         more = (held.elements or 0) - (old.elements or 0) if old else 0
-        full = more > 0 and held.elements == held.max_entries
+        full = more > 0 and held.elements == held.max_entries > FEW_ENTRIES
         if held.of not in _EVICTS and (full or more >= elements_allowed(m.events)):
             count = f"{more:,} or more" if held.more else f"{more:,}"
             wrong.append(
