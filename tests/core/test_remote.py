@@ -154,7 +154,8 @@ cli.main()
 def test_without_dask_one_line_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_DASK], capture_output=True, text=True, check=False,
-        timeout=100, env={**os.environ, "KERNEL_MATRIX_CACHE": str(tmp_path)},
+        timeout=100, cwd=tmp_path,  # it begins a report in reports/
+        env={**os.environ, "KERNEL_MATRIX_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
 
     assert done.returncode == 2
