@@ -27,16 +27,23 @@ _SINGLE = re.compile(r"tests/(vm/test_|mutants/test_caught)")
 _VARIANT = re.compile(rf"\[(?:.*-)?(local|docker|{OLDEST}|{NEWEST})(?:-.*)?\]$")  # what they share
 # What takes longest begins, so that no process is left alone with it; what fills two cores goes
 # beside what waits. Then other tests with guests, the undisturbed ones, those without guests.
+_FAULTS = "tests/faults/"  # one after another: what one breaks, others need
 _ORDER = tuple(
     re.compile(f"tests/{words}")
     for words in (
-        r"checks/test_on_kernels.*\[local", "arm64/", "vm/", "thirdparty/",
+        "faults/", r"checks/test_on_kernels.*\[local", "arm64/", "vm/", "thirdparty/",
         "checks/test_on_kernels", "mutants/test_caught",
     )
 )  # fmt: skip
 _UNDISTURBED = re.compile(  # what they leave to be found, any run that begins would find
     r"tests/(vm/test_ending\.py::test_a_harness_killed_outright"
     r"|container/test_place\.py::test_only_containers_of_the_dead)"
+)
+# Everyday tests that hostile input, interruption, concurrency, another architecture and bad luck do
+# no harm: `inv test -m faults` runs them too, beside the fault tests.
+_SURVIVES = re.compile(
+    r"tests/((hostile|arm64)/|core/test_(admission|flaky|journal|lost|quarantine|remote|slot)\.py"
+    r"|vm/test_(ending|quarantine)\.py|container/test_place\.py|gate/test_merge\.py)"
 )
 _HOLDS_NO_SITTING = ("tests/objcheck/", "tests/container/")  # guests booted without a pipeline
 
@@ -49,6 +56,8 @@ class _Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no 
             return "undisturbed"
         if _SINGLE.match(nodeid):
             return nodeid
+        if nodeid.startswith(_FAULTS):
+            return _FAULTS
         variant = _VARIANT.search(nodeid)
         return nodeid.partition("::")[0] + (variant[1] if variant else "")
 
@@ -59,7 +68,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Only where tests run beside each other: elsewhere the order is that of the files."""
+    """Marks; and an order where tests run beside each other: elsewhere it is that of the files."""
+    for item in items:
+        if _SURVIVES.match(item.nodeid):
+            item.add_marker(pytest.mark.survives)
     if hasattr(config, "workerinput"):
         items.sort(key=_rank)
 
@@ -84,7 +96,7 @@ def pytest_runtest_protocol(
             held.enter_context(slot.hold_in(beside, alone=undisturbed))
             # A test that computes would spoil the times of a guest that is timed. Not one whose
             # sittings hold the machine's slot themselves: it would wait for itself.
-            vm = item.get_closest_marker("vm") is not None
+            vm = bool(item.get_closest_marker("vm") or item.get_closest_marker("faults"))
             if not vm or item.nodeid.startswith(_HOLDS_NO_SITTING):
                 held.enter_context(slot.hold(Cache.default(), alone=False))
             if not vm:  # what it holds itself is not the machine's

@@ -61,12 +61,22 @@ def test_only_a_whole_test_run_is_held_to_its_coverage(
     assert lacks not in line.partition("pytest")[2]
 
 
-def test_tests_asked_for_by_marker_run_alone(tools: Tools) -> None:
-    """The faults have a quarter of an hour: nothing else goes on meanwhile."""
-    assert project.test(fast=False, expression="engine", markers="faults") == 0
+def test_tests_asked_for_by_marker_run_without_the_others(tools: Tools) -> None:
+    """Nor are they linted: they have a quarter of an hour."""
+    assert project.test(fast=False, expression="engine", markers="slow") == 0
 
     (line,) = tools.asked
-    assert line.endswith("pytest -m faults --durations=25 -k engine")
+    assert line.endswith("pytest -m slow --durations=25 -k engine")
+
+
+def test_faults_bring_what_else_survives(tools: Tools) -> None:
+    """Beside them, as a whole; what is picked out runs alone."""
+    assert project.test(fast=False, expression="", markers="faults") == 0
+    assert project.test(fast=False, expression="engine", markers="faults") == 0
+
+    whole, some = (line.partition("pytest ")[2] for line in tools.asked)
+    assert whole.startswith("-m faults or survives --durations=25 -n")
+    assert some == "-m faults or survives --durations=25 -k engine"
 
 
 @pytest.mark.parametrize("tool", ["pytest", "mypy"])
