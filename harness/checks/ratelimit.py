@@ -50,7 +50,7 @@ class Judged:
     verdict: Verdict
     says: str  # why it is none better
     drawn: Timeline | None = None
-    delivered: tuple[Delivered, ...] = ()
+    delivered: tuple[tuple[Load, Delivered], ...] = ()  # of the loads that could be judged
     sent: Offered | None = None
 
 
@@ -126,8 +126,9 @@ def judge(seen: Observed, sent: Offered | None, traffic: Traffic, scenario: str)
     drawn = timeline.timeline(at, scenario=scenario, promise=promise, bound=bound, parts=parts)
     most = drawn.max_in_a_second
 
-    def say(verdict: Verdict, says: str, held: tuple[Delivered, ...] = ()) -> Judged:
-        return Judged(verdict=verdict, says=says, drawn=drawn, delivered=held, sent=sent)
+    def say(verdict: Verdict, says: str, held: Sequence[tuple[Load, Delivered]] = ()) -> Judged:
+        return Judged(verdict=verdict, says=says, drawn=drawn, delivered=tuple(held),
+                      sent=sent)  # fmt: skip
 
     if lie := told_otherwise(ready, promise, {"limiter": limiter, "sample_n": 1}):
         return say(Verdict.FAIL, lie)
@@ -141,16 +142,16 @@ def judge(seen: Observed, sent: Offered | None, traffic: Traffic, scenario: str)
     if stats.ring_full:
         return say(Verdict.UNKNOWN, f"{stats.ring_full} admitted events found no room: what the "
                    "limiter admits cannot be told from what came")  # fmt: skip
-    held: list[Delivered] = []
+    held: list[tuple[Load, Delivered]] = []
     verdict, says = Verdict.PASS, ""
     for load in sent.loads:
         one, doubt, refusal = judge_load(load, at, promise)
-        held += [one] if one else []
+        held += [(load, one)] if one else []
         if refusal:
-            return say(Verdict.FAIL, refusal, tuple(held))
+            return say(Verdict.FAIL, refusal, held)
         if doubt and not says:
             verdict, says = Verdict.UNKNOWN, doubt
-    return say(verdict, says, tuple(held))
+    return say(verdict, says, held)
 
 
 def told_otherwise(ready: Ready, promise: Promise, asked: Mapping[str, Scalar]) -> str:
@@ -212,8 +213,7 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
         figures.append(Figure(name="events in any second", value=float(worst.max_in_a_second),
                               unit="1", limit=float(worst.bound)))  # fmt: skip
     for scenario, judged in runs.items():
-        for held, load in zip(judged.delivered, judged.sent.loads if judged.sent else (),
-                              strict=False):  # fmt: skip
+        for load, held in judged.delivered:
             what = scenario if scenario == load.name else f"{scenario}, {load.name}"
             figures += [
                 Figure(name=f"mean: {what}", value=held.per_s, unit="1/s", emulated=emulated),
@@ -230,7 +230,7 @@ def answer(runs: dict[str, Judged], *, emulated: bool, evidence: Sequence[Eviden
             summary="\n".join(f"{name}: {one.says}" for name, one in runs.items() if one.says),
             remedy="the timelines (rate-*.json) say when how many events came",
         )  # fmt: skip
-    means = [held.per_s for judged in runs.values() for held in judged.delivered]
+    means = [held.per_s for judged in runs.values() for _, held in judged.delivered]
     return CheckResult(
         check=CHECK.name, verdict=verdict, figures=tuple(figures), evidence=tuple(evidence),
         series=plotted,

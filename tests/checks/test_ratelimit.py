@@ -243,6 +243,22 @@ def test_the_answer_says_the_worst_second_and_every_mean() -> None:
     )
 
 
+def test_a_mean_stands_under_the_load_that_it_is_of() -> None:
+    """The first load could not be judged: the figures are the second one's."""
+    at = limiters.windows(_SPAN, [100] * 20)
+    loads = (Load(name="all CPUs", matched=0, per_s=10, span=_SPAN), *sent().loads)
+    both = Offered(cpus=2, loads=(loads[0], replace(loads[1], name="one CPU")))
+
+    judged = ratelimit.judge(seen(at, matched=both.matched), both, _TRAFFIC, "xadd")
+    said = ratelimit.answer({"xadd": judged}, emulated=True, evidence=())
+
+    figures = {one.name: one.value for one in said.figures}
+    assert said.verdict is Verdict.UNKNOWN
+    assert figures["mean: xadd, one CPU"] == 1000
+    assert figures["offered: xadd, one CPU"] == 20_000
+    assert "mean: xadd, all CPUs" not in figures
+
+
 @pytest.mark.parametrize(
     ("first_ns", "start_ns"), [(7_300_000_000, 7_320_000_000), (8_000_000_000, 7_380_000_000)],
     ids=["first event", "end of the run"],
