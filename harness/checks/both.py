@@ -8,17 +8,19 @@ manifest offers, then as fast as every CPU can. Expected is first the sample, th
 - The kept (matched - sampled_out) are 1 in n. The sample is a hash over (port, id, name) and the
   send driver never repeats a name, whose random label is drawn for the run: each datagram is kept
   with probability 1/n, none with another, so their number is binomial. Sampling starts when a
-  100 ms window, or the one before, has seen threshold / 10 datagrams; those before are all kept: at
-  most threshold / 10 + CPUs for the start and for each 100 ms in which next to nothing came (at most
-  a quarter of that in events: of threshold / 10 sampled datagrams more than that are kept once in
-  100,000 windows). Binomial tails of 1e-5 together, exact.
+  100 ms window, or the one before, has seen threshold / 10 datagrams; those before are all kept. The
+  start, and each 100 ms in which next to nothing came, may cost two windows of threshold / 10 + CPUs:
+  one that the load enters at its end, too late to be above, and the next. (Next to nothing: events,
+  at most a quarter of threshold / 10. Of so many sampled datagrams more are kept once in 100,000
+  windows.) Binomial tails of 1e-5 together, exact.
 - What is kept then meets the limit: no second over rate_limit + rate_burst, and no more in all than
   the time from first to last event allows.
 - Where twice the limit was kept, the mean is what the rate-limit check asks (harness.checks.timeline).
 - At the manifest's rate, which keeps about the limit: half of the smaller of kept and limit. How
   much of a random stream passes depends on how even it is (95 % of an even one by xadd's windows,
-  nearly all by gcra); half is what no pacing that reaches its rate is known to fall below, and five
-  times what a sample taken after the limit would leave (limit / n).
+  nearly all by gcra); half is far below, and five times what a sample taken after the limit would
+  leave (limit / n). A flood that stood still catches up in one burst, of which a window passes its
+  burst alone: what comes to half only without the silences of more than a window is `unknown`.
 
 Sampling after the limit, or tokens spent on other traffic, break the first, the third or the
 account. What the machine could not offer is `unknown`, after a second try.
@@ -154,7 +156,9 @@ def judge(seen: Observed, sent: Offered, traffic: Traffic) -> Judged:
     planned, fast = (replace(load, per_s=load.per_s / traffic.sample_n) for load in sent.loads)
     held, doubt, failure = ratelimit.judge_load(fast, at, promise)
     base = replace(base, delivered=held)
-    if failure := failure or _planned(planned, at, promise):
+    slow, short = _planned(planned, at, promise)
+    doubt = doubt or slow
+    if failure := failure or short:
         return replace(base, verdict=Verdict.FAIL, says=failure)
     if not doubt and planned.per_s * traffic.sample_n <= _ENOUGH * traffic.sample_threshold:
         doubt = (
@@ -166,8 +170,8 @@ def judge(seen: Observed, sent: Offered, traffic: Traffic) -> Judged:
 def expected_kept(stats: Stats, drawn: Timeline, traffic: Traffic, cpus: int) -> Kept:
     """How many may be in the sample: see above."""
     free = traffic.sample_threshold * BIN_NS // NS_PER_S
-    idle = 1 + sum(count <= free // 4 for count in drawn.counts)
-    unsampled = min(stats.matched, idle * (free + cpus)) if traffic.sample_threshold else 0
+    starts = 1 + sum(count <= free // 4 for count in drawn.counts)
+    unsampled = min(stats.matched, 2 * starts * (free + cpus)) if traffic.sample_threshold else 0
     chance = 1 / traffic.sample_n
     if traffic.sample_n <= 1:
         low = high = stats.matched
@@ -206,18 +210,23 @@ def _limited(drawn: Timeline, at: Sequence[int], promise: Promise) -> str:
     return ""
 
 
-def _planned(load: Load, at: Sequence[int], promise: Promise) -> str:
-    """load.per_s: of what the sample keeps."""
-    if load.span is None:
-        return ""
-    (came,) = timeline.counts(at, load.span.start_ns, load.span.end_ns - load.span.start_ns, 1)
-    per_s, wanted = came / load.span.seconds, min(load.per_s, promise.limit) / 2
+def _planned(load: Load, at: Sequence[int], promise: Promise) -> tuple[str, str]:
+    """Why nothing can be said; what is missing. load.per_s: of what the sample keeps."""
+    span = load.span
+    if span is None:
+        return f"{load.name}: the generator sent for too short a time", ""
+    (came,) = timeline.counts(at, span.start_ns, span.end_ns - span.start_ns, 1)
+    per_s, wanted = came / span.seconds, min(load.per_s, promise.limit) / 2
     if per_s >= wanted:
-        return ""
-    return (
+        return "", ""
+    short = (
         f"{load.name}: {per_s:.0f} events a second of {load.per_s:.0f} in the sample, the limit is "
         f"{promise.limit}"
     )
+    silent_s = timeline.silences_ns(at, span, promise.window_ns) / NS_PER_S
+    if came >= wanted * (span.seconds - silent_s):
+        return f"{short}, but it is silent for {silent_s:.2f} of {span.seconds:.2f} s", ""
+    return "", short
 
 
 def answer(judged: Judged, *, emulated: bool, evidence: Sequence[Evidence]) -> CheckResult:

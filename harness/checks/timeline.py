@@ -193,10 +193,21 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
 
 def _without_silences(sorted_ns: Sequence[int], start_ns: int, end_ns: int, saved_ns: int) -> float:
     """Events a second of the time that is left when silences count for `saved_ns` at most."""
-    inside = sorted_ns[bisect_left(sorted_ns, start_ns) : bisect_left(sorted_ns, end_ns)]
-    gaps = [after - before for before, after in pairwise([start_ns, *inside, end_ns])]
+    gaps = _gaps(sorted_ns, start_ns, end_ns)
     left_ns = sum(min(gap, saved_ns) for gap in gaps)
-    return len(inside) * NS_PER_S / left_ns
+    return (len(gaps) - 1) * NS_PER_S / left_ns
+
+
+def silences_ns(sorted_ns: Sequence[int], span: Span, longer_than_ns: int) -> int:
+    """How much of a span is silences that are longer than this."""
+    gaps = _gaps(sorted_ns, span.start_ns, span.end_ns)
+    return sum(gap for gap in gaps if gap > longer_than_ns)
+
+
+def _gaps(sorted_ns: Sequence[int], start_ns: int, end_ns: int) -> list[int]:
+    """From the start to the first event, between events, and from the last one to the end."""
+    inside = sorted_ns[bisect_left(sorted_ns, start_ns) : bisect_left(sorted_ns, end_ns)]
+    return [after - before for before, after in pairwise([start_ns, *inside, end_ns])]
 
 
 def timeline(
