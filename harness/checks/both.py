@@ -23,7 +23,8 @@ manifest offers, then as fast as every CPU can. Expected is first the sample, th
   burst alone: what comes to half only without the silences of more than a window is `unknown`.
 
 Sampling after the limit, or tokens spent on other traffic, break the first, the third or the
-account. What the machine could not offer is `unknown`, after a second try.
+account. What the machine could not offer is `unknown`, after a second try; when that one passes, the
+summary says what was wrong at first, and the manifest's rate if it was not reached.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Judged:
     kept: Kept | None = None
     delivered: Delivered | None = None  # of the faster load
     sent: Offered | None = None
+    at_first: str = ""  # why the try before this one said nothing
 
 
 def _ask(context: Context) -> CheckResult:
@@ -83,8 +85,10 @@ def _ask(context: Context) -> CheckResult:
         again = _try(context, traffic, "both-again", evidence)
         if isinstance(again, CheckResult):
             return again
-        last = again
-    return answer(last, emulated=context.emulated, evidence=evidence)
+        last = replace(again, at_first=first.says)
+    return answer(
+        last, asked_per_s=traffic.offered_per_s, emulated=context.emulated, evidence=evidence
+    )
 
 
 def _try(
@@ -229,8 +233,10 @@ def _planned(load: Load, at: Sequence[int], promise: Promise) -> tuple[str, str]
     return "", short
 
 
-def answer(judged: Judged, *, emulated: bool, evidence: Sequence[Evidence]) -> CheckResult:
-    """As a check says it."""
+def answer(
+    judged: Judged, *, asked_per_s: int, emulated: bool, evidence: Sequence[Evidence]
+) -> CheckResult:
+    """As a check says it. asked_per_s: of the load as planned."""
     figures: list[Figure] = []
     if judged.drawn is not None:
         figures.append(Figure(name="events in any second", value=float(judged.drawn.max_in_a_second),
@@ -254,12 +260,17 @@ def answer(judged: Judged, *, emulated: bool, evidence: Sequence[Evidence]) -> C
             remedy="the timeline (rate-both.json) says when how many events came",
             evidence=tuple(evidence), series=plotted,
         )  # fmt: skip
-    kept = judged.kept
+    kept, sent = judged.kept, judged.sent
+    if kept is None or sent is None:
+        raise HarnessError("a run passed of which nothing is known")
+    remarks = [
+        f"{kept.count} of {sent.matched} in the sample ({kept.low} to {kept.high})",
+        offered.shortage(sent.loads[0], asked_per_s),
+        judged.at_first and f"at first: {judged.at_first}",
+    ]
     return CheckResult(
         check=CHECK.name, verdict=Verdict.PASS, figures=tuple(figures), evidence=tuple(evidence),
-        series=plotted,
-        summary=f"{kept.count} of {judged.sent.matched} in the sample ({kept.low} to {kept.high})"
-        if kept and judged.sent else "",
+        series=plotted, summary="; ".join(words for words in remarks if words),
     )  # fmt: skip
 
 

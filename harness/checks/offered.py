@@ -56,6 +56,7 @@ grep ^Udp: /proc/net/snmp
 # An observer that is kept from its buffer for a while must not lose what the limiter let through:
 # 5 s of it at 1,000 events a second of 200 octets. (Losses are for the overflow check.)
 LARGE_BUFFER = ("--ring-bytes", str(1 << 20))
+_REACHED = 0.95  # of what was asked for: nothing to be said
 _MARGIN_NS = 20_000_000  # threads of a generator that begin and end one after another
 
 
@@ -67,6 +68,13 @@ class Load:
     matched: int  # datagrams that the hook must have matched
     per_s: float  # of them
     span: Span | None  # when it was sending for certain
+
+
+def shortage(load: Load, asked_per_s: int) -> str:
+    """A generator that was too slow, in words; "" when it reached what it was asked for."""
+    if load.per_s >= _REACHED * asked_per_s:
+        return ""
+    return f"{load.name} reached {load.per_s:,.0f} of {asked_per_s:,}/s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

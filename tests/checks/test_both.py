@@ -234,12 +234,24 @@ def test_a_start_may_cost_two_windows() -> None:
 
 def test_the_answer_names_sample_and_worst_second() -> None:
     """The first figure is what the table shows."""
-    said = both.answer(_judged(), emulated=True, evidence=())
+    said = both.answer(_judged(), asked_per_s=10_000, emulated=True, evidence=())
 
     assert said.verdict is Verdict.PASS
     assert said.summary.startswith("7100 of 70000 in the sample (")
     assert (said.figures[0].name, said.figures[0].limit) == ("events in any second", 1100.0)
-    failed = both.answer(_judged([]), emulated=True, evidence=())
+    failed = both.answer(_judged([]), asked_per_s=10_000, emulated=True, evidence=())
     assert (failed.verdict, failed.cause) == (Verdict.FAIL, Cause.BEHAVIOUR)
-    doubtful = both.answer(_judged(ring_full=3), emulated=True, evidence=())
+    doubtful = both.answer(_judged(ring_full=3), asked_per_s=10_000, emulated=True, evidence=())
     assert (doubtful.verdict, doubtful.cause) == (Verdict.UNKNOWN, Cause.INFRA)
+
+
+def test_a_pass_says_what_was_not_reached_and_what_was_wrong_at_first() -> None:
+    """What a green cell rests on is not to be looked for in the figures."""
+    judged = replace(_judged(), at_first="as planned: 1500 datagrams a second were sent")
+
+    said = both.answer(judged, asked_per_s=12_000, emulated=True, evidence=())
+
+    assert said.summary.endswith(
+        "; as planned reached 10,000 of 12,000/s"
+        "; at first: as planned: 1500 datagrams a second were sent"
+    )

@@ -228,7 +228,9 @@ def test_the_answer_says_the_worst_second_and_every_mean() -> None:
     good = judged(limiters.windows(_SPAN, [100] * 20))
     bad = judged(limiters.even(_SPAN, 3900))
 
-    said = ratelimit.answer({"xadd": good, "gcra": bad}, emulated=True, evidence=())
+    said = ratelimit.answer(
+        {"xadd": good, "gcra": bad}, asked_per_s=10_000, emulated=True, evidence=()
+    )
 
     assert (said.verdict, said.cause) == (Verdict.FAIL, Cause.BEHAVIOUR)
     assert said.summary == "gcra: 3900 events in one second, at most 1100 are agreed"
@@ -236,7 +238,7 @@ def test_the_answer_says_the_worst_second_and_every_mean() -> None:
     assert (first.name, first.value, first.limit) == ("events in any second", 3900.0, 1100.0)
     assert ("mean: xadd, all CPUs", 1000.0) in [(one.name, one.value) for one in said.figures]
     assert all(one.emulated for one in said.figures if one.unit == "1/s")
-    passed = ratelimit.answer({"xadd": good}, emulated=False, evidence=())
+    passed = ratelimit.answer({"xadd": good}, asked_per_s=10_000, emulated=False, evidence=())
     assert (passed.verdict, passed.summary) == (
         Verdict.PASS,
         "1000 to 1000 events a second under xadd",
@@ -250,13 +252,49 @@ def test_a_mean_stands_under_the_load_that_it_is_of() -> None:
     both = Offered(cpus=2, loads=(loads[0], replace(loads[1], name="one CPU")))
 
     judged = ratelimit.judge(seen(at, matched=both.matched), both, _TRAFFIC, "xadd")
-    said = ratelimit.answer({"xadd": judged}, emulated=True, evidence=())
+    said = ratelimit.answer({"xadd": judged}, asked_per_s=10_000, emulated=True, evidence=())
 
     figures = {one.name: one.value for one in said.figures}
     assert said.verdict is Verdict.UNKNOWN
     assert figures["mean: xadd, one CPU"] == 1000
     assert figures["offered: xadd, one CPU"] == 20_000
     assert "mean: xadd, all CPUs" not in figures
+
+
+@pytest.mark.parametrize(
+    ("per_s", "words"),
+    [(3_524, "; dnsperf reached 3,524 of 10,000/s"), (9_600, "")], ids=["short", "near enough"],
+)  # fmt: skip
+def test_a_pass_says_which_rate_dnsperf_did_not_reach(per_s: float, words: str) -> None:
+    """Twice the limit is enough to judge by, and not what the plan asks for."""
+    slow = Offered(cpus=2, loads=(replace(sent().loads[0], name="dnsperf", per_s=per_s),))
+    good = judged(limiters.windows(_SPAN, [100] * 20))
+    runs = {"dnsperf": replace(good, sent=slow), "xadd": good}
+
+    said = ratelimit.answer(runs, asked_per_s=10_000, emulated=True, evidence=())
+
+    assert said.summary == f"1000 to 1000 events a second under dnsperf, xadd{words}"
+
+
+def test_a_pass_at_the_second_try_says_what_was_wrong_at_first() -> None:
+    """A limiter that sometimes loses a window would be green without a word."""
+    good = replace(judged(limiters.windows(_SPAN, [100] * 20)), at_first="xadd: 900.0 of 990.0")
+
+    said = ratelimit.answer({"xadd": good}, asked_per_s=10_000, emulated=True, evidence=())
+
+    assert said.verdict is Verdict.PASS
+    assert said.summary.endswith("; xadd at first: xadd: 900.0 of 990.0")
+
+
+def test_a_limiter_that_could_not_be_asked_about_is_not_left_out() -> None:
+    """Green would say that both limiters keep the limit."""
+    good = judged(limiters.windows(_SPAN, [100] * 20))
+
+    said = ratelimit.answer({"xadd": good, "gcra": ratelimit.NOT_ASKED}, asked_per_s=10_000,
+                            emulated=True, evidence=())  # fmt: skip
+
+    assert said.verdict is Verdict.UNKNOWN
+    assert said.summary.startswith("gcra: not asked: whether the kernel has its instruction")
 
 
 @pytest.mark.parametrize(
