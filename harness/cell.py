@@ -13,7 +13,7 @@ from harness import flaky, sitting, supply
 from harness.catalogue import Kernel
 from harness.checks.context import Check, Where
 from harness.errors import HarnessError, UnavailableError
-from harness.lost import BOOT, trouble_of
+from harness.lost import BOOT, broken, trouble_of
 from harness.progress import Phase
 from harness.results import Cause, Cell, CheckResult, KernelFacts, Verdict, worst
 from harness.sitting import Bench, SharedAccelerator, Sitting
@@ -41,7 +41,6 @@ class Prepared:
 def gather(bench: Bench, item: Wanted) -> Prepared:
     """Have the kernel's files; one that cannot be had is a verdict of its own."""
     facts = wanted_facts(item)
-    select = facts.select
     try:
         files = _files(bench, item)
     except UnavailableError as error:
@@ -50,8 +49,10 @@ def gather(bench: Bench, item: Wanted) -> Prepared:
         trouble = trouble_of(Verdict.UNAVAILABLE, Cause.KERNEL_UNAVAILABLE, bare)
     except HarnessError as error:
         trouble = trouble_of(Verdict.UNKNOWN, Cause.INFRA, error)
+    except Exception as error:  # noqa: BLE001 - it costs this cell, not a night's run
+        trouble = broken(BOOT, error)
     else:
-        return Prepared(facts=replace(_kernel_facts(files), select=select), files=files)
+        return Prepared(facts=replace(_kernel_facts(files), select=facts.select), files=files)
     return Prepared(facts=facts, files=None, trouble=trouble)
 
 
@@ -79,9 +80,17 @@ def ready(bench: Bench, item: Prepared) -> KernelFiles | Cell:
 
 def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
     """One kernel's cell; whatever goes wrong in it is a verdict."""
-    files = ready(bench, item)
-    if isinstance(files, Cell):
-        return files
+    started = time.monotonic()
+    try:
+        files = ready(bench, item)
+        return files if isinstance(files, Cell) else _answered(bench, item, files, shared)
+    except Exception as error:  # noqa: BLE001 - it costs this cell, not a night's run
+        trouble = broken(BOOT, error)
+        spent_s = time.monotonic() - started
+        return Cell(kernel=item.facts, boot=None, checks=(trouble,), duration_s=spent_s)
+
+
+def _answered(bench: Bench, item: Prepared, files: KernelFiles, shared: SharedAccelerator) -> Cell:
     started = time.monotonic()
     asked = bench.request.checks
     ordinary = [check for check in asked if check.where is Where.ORDINARY]
@@ -91,7 +100,10 @@ def answer(bench: Bench, item: Prepared, shared: SharedAccelerator) -> Cell:
 
     def hold(checks: Sequence[Check], where: Where) -> None:
         def once(*, again: bool) -> Sitting:
-            return sitting.hold(bench, files, item.facts, checks, shared, where, again=again)
+            try:
+                return sitting.hold(bench, files, item.facts, checks, shared, where, again=again)
+            except Exception as error:  # noqa: BLE001 - other sittings keep their answers
+                return Sitting(checks=(broken(BOOT, error),))
 
         sittings.append(_tried(bench, item, shared, once))
 

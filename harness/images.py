@@ -25,10 +25,9 @@ from typing import IO, NoReturn
 
 import docker
 import docker.errors
-import requests
 from docker.models.images import Image as DockerImage
 
-from harness import baseroot, container, process
+from harness import baseroot, container, engine_stream, process
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.errors import HarnessError
@@ -160,8 +159,7 @@ def remove_half_made() -> int:
         return 0
     removed = 0
     now = datetime.datetime.now(datetime.UTC)
-    gone = (docker.errors.DockerException, requests.RequestException)
-    with contextlib.closing(client), contextlib.suppress(*gone):
+    with contextlib.closing(client), contextlib.suppress(*engine_stream.GONE):
         for image in client.images.list(filters={"dangling": True, "label": RECIPE_LABEL}):
             # Nanoseconds are more digits than datetime reads.
             made = re.sub(r"\.\d+", "", str(image.attrs.get("Created", "")))
@@ -261,11 +259,13 @@ def _build(
         build_context(files, archive, dockerfile, context)
         context.seek(0)
         said: list[str] = []
-        for step in client.api.build(
-            fileobj=context, custom_context=True, tag=tag, rm=True, forcerm=True, pull=False,
-            network_mode="none", decode=True,
+        for step in engine_stream.pieces(
+            lambda: client.api.build(
+                fileobj=context, custom_context=True, tag=tag, rm=True, forcerm=True, pull=False,
+                network_mode="none", decode=True,
+            ),
+            silent_s=_ENGINE_TIMEOUT_S,
         ):  # fmt: skip
-            process.raise_if_stopping()  # the engine gives up what nobody waits for
             said.append(str(step.get("stream", "")))
             if "error" in step:
                 tail = "".join(said).strip()[-600:]
@@ -367,5 +367,5 @@ def _engine_errors(what: str) -> Iterator[None]:
         yield
     except docker.errors.APIError as error:
         refuse(error.explanation or str(error), error)
-    except (docker.errors.DockerException, requests.RequestException) as error:
+    except engine_stream.GONE as error:
         refuse(str(error), error)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def trouble_of(verdict: Verdict, cause: Cause, error: HarnessError) -> CheckResu
     return CheckResult(
         check=BOOT, verdict=verdict, cause=cause, summary=error.message, remedy=error.hint
     )
+
+
+def broken(check: str, error: Exception) -> CheckResult:
+    """The answer of a check that a bug of ours broke: it costs this answer, not a night's run."""
+    return CheckResult(
+        check=check, verdict=Verdict.UNKNOWN, cause=Cause.HARNESS,
+        summary=f"a bug of ours: {type(error).__name__}: {error}",
+        remedy="the harness is wrong, not the subject: report it with its traceback",
+        evidence=(
+            Evidence(title="traceback", text="".join(traceback.format_exception(error))),
+        ),
+    )  # fmt: skip
 
 
 def left_open(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,7 +47,7 @@ from harness.objcheck import FeaturesAnswer
 from harness.place import Local, Place
 from harness.progress import Listener, Note, Phase
 from harness.qemu import Accelerator, Machine
-from harness.results import BootFacts, Cause, CheckResult, Evidence, Figure, KernelFacts, Verdict
+from harness.results import BootFacts, Cause, CheckResult, Figure, KernelFacts, Verdict
 from harness.subject import Subject
 from harness.supply import KernelFiles
 from harness.toolchain import NATIVE, Toolchain
@@ -323,13 +322,7 @@ def _asked(check: Check, context: Context) -> CheckResult:
             remedy=error.hint,
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001 - it costs this answer, not a night's run
-        where = traceback.format_exc()
-        answer = CheckResult(
-            check=check.name, verdict=Verdict.UNKNOWN, cause=Cause.HARNESS,
-            summary=f"a bug of ours: {type(error).__name__}: {error}",
-            remedy="the check is wrong, not the subject: report it with its traceback",
-            evidence=(Evidence(title="traceback", text=where),),
-        )  # fmt: skip
+        answer = lost.broken(check.name, error)
     return replace(answer, duration_s=time.monotonic() - started)
 
 

@@ -5,6 +5,7 @@ reference that the Docker engine has or can pull. Nothing of the image is ever r
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import json
@@ -15,11 +16,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import zstandard
 
-from harness import intake
+from harness import intake, place
 from harness.cache import Cache
 from harness.errors import HarnessError, UnavailableError
 from harness.supply import bundle
@@ -27,8 +28,12 @@ from harness.supply.bundle import Progress
 from harness.supply.deb import KERNEL_FILES, extract_tar
 from harness.supply.files import VMLINUZ, KernelFiles
 
+if TYPE_CHECKING:
+    import docker
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ENGINE_TIMEOUT_S = 60
+_PULL_SILENT_S = 300.0  # while bytes come, the engine tells of them several times a second
 _MAX_JSON_BYTES = 4 << 20
 _MAX_SPOOL_BYTES = 4 << 30
 _MAX_LAYERS = 1000  # overlayfs takes 500
@@ -74,44 +79,78 @@ def _from_engine(
 ) -> tuple[KernelFiles, str]:
     # The SDK takes a third of a second to load; most runs never need an image.
     import docker
-    from docker.errors import DockerException, ImageNotFound, NotFound
+    from docker.errors import ImageNotFound
 
+    from harness import engine_stream
+
+    gone = (*engine_stream.GONE, OSError)
     with contextlib.ExitStack() as undo:
         try:
             client = docker.from_env(timeout=_ENGINE_TIMEOUT_S)
             undo.callback(client.close)
             client.ping()
-        except (DockerException, OSError) as error:
+        except gone as error:
             raise UnavailableError(f"no container engine to pull '{image}' with") from error
         try:
             try:
                 found = client.images.get(image)
             except ImageNotFound:
                 on_progress(f"pulling {image}")
-                client.images.pull(image, platform=f"linux/{_PLATFORM_ARCH[arch]}")
+                _pull(client, image, arch)
                 found = client.images.get(image)
             pinned = next(iter(found.attrs.get("RepoDigests") or []), "")
 
             def fill(directory: Path) -> None:
-                # Created, never started: it needs no command that exists.
-                container = client.containers.create(str(found.id), command="/none")
-                try:
-                    for place in _PLACES:
-                        with contextlib.suppress(NotFound):
-                            chunks, _ = container.get_archive(place)
-                            prefix = place.lstrip("/").rpartition("/")[0]
-                            with _spooled(chunks, image) as stream:
-                                _extract(stream, directory, image, prefix)
-                        if (directory / VMLINUZ).exists():
-                            break
-                finally:
-                    container.remove(force=True)
+                _read(client, str(found.id), image, directory)
                 _described(directory, image)
 
             directory = cache.entry("oci", _key(str(found.id)), fill)
-        except (DockerException, OSError) as error:
+        except gone as error:
             raise UnavailableError(f"image '{image}': {_short(error)}") from error
     return bundle.in_directory(name, directory, source=""), str(pinned)
+
+
+def _pull(client: docker.DockerClient, image: str, arch: str) -> None:
+    from harness import engine_stream
+
+    for step in engine_stream.pieces(
+        lambda: client.api.pull(
+            image, platform=f"linux/{_PLATFORM_ARCH[arch]}", stream=True, decode=True
+        ),
+        silent_s=_PULL_SILENT_S,
+    ):
+        if "error" in step:
+            raise UnavailableError(f"image '{image}': {_on_a_line(str(step['error']))}")
+
+
+def _read(client: docker.DockerClient, identity: str, image: str, directory: Path) -> None:
+    """The kernel's files out of an image that the engine has."""
+    from docker.errors import NotFound
+
+    from harness import engine_stream, kernel_container
+
+    # Created, never started: it needs no command that exists. When we are killed, it goes with the
+    # next start.
+    container = client.containers.create(
+        identity, command="/none", labels={kernel_container.OWNER_LABEL: place.owner()}
+    )
+
+    def archive(where: str) -> Iterator[bytes]:
+        yield from container.get_archive(where)[0]
+
+    try:
+        for where in _PLACES:
+            with contextlib.suppress(NotFound):
+                chunks = engine_stream.pieces(
+                    functools.partial(archive, where), silent_s=_ENGINE_TIMEOUT_S
+                )
+                prefix = where.lstrip("/").rpartition("/")[0]
+                with _spooled(chunks, image) as stream:
+                    _extract(stream, directory, image, prefix)
+            if (directory / VMLINUZ).exists():
+                break
+    finally:
+        container.remove(force=True)
 
 
 def _from_layout(
@@ -245,5 +284,9 @@ def _key(digest: str) -> str:
 
 def _short(error: Exception) -> str:
     """The engine's message, which may be a page long, on one line."""
-    text = " ".join(str(getattr(error, "explanation", "") or error).split())
+    return _on_a_line(str(getattr(error, "explanation", "") or error))
+
+
+def _on_a_line(words: str) -> str:
+    text = " ".join(words.split())
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -19,6 +19,7 @@ from harness.cache import Cache
 from harness.errors import HarnessError
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST
+from tests.container.dying_engine import End, dying_engine
 
 PACKAGE = Path(harness.__file__).parent
 
@@ -113,6 +114,31 @@ def test_no_engine_is_one_line_and_a_way_out(monkeypatch: pytest.MonkeyPatch) ->
         images.remove_images()
 
     assert "--backend local" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        (End.HALF_A_CHUNK, "the Docker engine failed at 'kernel-test:x': .*IncompleteRead"),
+        (End.HALF_A_LINE, "the Docker engine failed at 'kernel-test:x': "),
+        (End.REFUSAL, "cannot build 'kernel-test:x': no space left"),
+    ],
+)
+def test_an_engine_that_dies_in_a_build_is_trouble_as_any_other(
+    files: KernelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: End, says: str
+) -> None:
+    """Any other exception than a HarnessError would have ended the run."""
+    (tmp_path / "base.cpio").write_bytes(b"archive")
+    with dying_engine(tmp_path, ending) as engine:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'engine'}")
+        with (
+            pytest.raises(HarnessError, match=says),
+            images._client() as client,
+            images._engine_errors("'kernel-test:x'"),
+        ):
+            images._build(client, "kernel-test:x", files, tmp_path / "base.cpio", "base", "recipe")
+
+    assert engine.begun.is_set()
 
 
 @pytest.mark.vm

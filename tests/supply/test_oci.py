@@ -7,19 +7,24 @@ import gzip
 import hashlib
 import json
 import tarfile
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
 import pytest
 import zstandard
 
+from harness import process
 from harness.cache import Cache
 from harness.catalogue import Btf, Kernel, OciSource, Pick, Tier
 from harness.errors import UnavailableError
+from harness.process import InterruptedHarnessError
 from harness.supply import KernelFiles, obtain, resolve_lock
+from tests.container.dying_engine import DyingEngine, End, dying_engine
 from tests.supply import images
 
 RELEASE = "6.6.1"
@@ -194,6 +199,50 @@ def test_without_an_engine_an_image_is_unavailable(
 
     with sockets_of_the_sdk(), pytest.raises(UnavailableError, match="no container engine"):
         taken(kernel(f"example.org/kernel:{uuid.uuid4().hex}"), tmp_path)
+
+
+@pytest.fixture
+def engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[DyingEngine]:
+    """One that has no image and begins to pull each."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'engine'}")
+    with sockets_of_the_sdk(), dying_engine(tmp_path, request.param) as begun:
+        yield begun
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        (End.HALF_A_CHUNK, r"image '[^']*': .*IncompleteRead"),
+        (End.HALF_A_LINE, r"image '[^']*': \S"),
+        (End.REFUSAL, r"image '[^']*': no space left on device$"),
+    ],
+    indirect=["engine"],
+)
+def test_an_engine_that_dies_in_a_pull_costs_that_image(
+    engine: DyingEngine, tmp_path: Path, says: str
+) -> None:
+    """Other kernels of the run are had from elsewhere."""
+    with pytest.raises(UnavailableError, match=says):
+        taken(kernel(f"example.org/kernel:{uuid.uuid4().hex}"), tmp_path)
+
+    assert engine.begun.is_set()
+
+
+@pytest.mark.parametrize("engine", [End.SILENCE], indirect=True)
+def test_a_pull_does_not_outlive_an_interrupt(
+    engine: DyingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry may take hours: nobody can interrupt the SDK while it reads."""
+    monkeypatch.setattr(process, "_stopping", threading.Event())
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        wanted = pool.submit(taken, kernel(f"example.org/kernel:{uuid.uuid4().hex}"), tmp_path)
+        assert engine.begun.wait(20)
+        process.stop()
+        told = wanted.exception(5)
+
+    assert isinstance(told, InterruptedHarnessError)
 
 
 @pytest.fixture
