@@ -3,15 +3,19 @@
 
 What is free is read anew for each guest: the machine's MemAvailable and what the limits of our own
 control group leave. A guest takes its memory little by little, so what was promised to guests that
-run already and is not yet resident is taken off. The promises of all harnesses that share a cache
-stand in one file under a lock; those of a harness that died count no more.
+run already and is not yet resident is taken off. Each promise is a file in the cache, which whoever
+holds it has locked with flock(2): those of all harnesses of this machine that share the cache count,
+be they in other containers, and that of one that died counts no more.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
+import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +24,8 @@ from pathlib import Path
 from harness import place
 from harness.cache import Cache
 from harness.errors import HarnessError
+
+logger = logging.getLogger(__name__)
 
 QEMU_MIB = 256  # what QEMU takes beside its guest's memory
 _POLL_S = 0.25
@@ -31,10 +37,10 @@ _MEMINFO = Path("/proc/meminfo")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Promise:
-    """What a live harness holds for its guests."""
+    """The memory that a live harness holds for a guest."""
 
     owner: str  # place.owner()
-    guest_mib: tuple[int, ...]  # of each guest
+    guest_mib: int
 
 
 class Admission:
@@ -59,12 +65,9 @@ class Admission:
         """
         need_mib = memory_mib + QEMU_MIB
         self._refuse_impossible(need_mib, cgroup=cgroup)
-        self._wait(need_mib, cgroup=cgroup, given_up=given_up, waiting=waiting)
-        try:
+        given = self._wait(need_mib, cgroup=cgroup, given_up=given_up, waiting=waiting)
+        with given:
             yield
-        finally:
-            with self._promises() as promises:
-                _take_back(promises, need_mib)
 
     def _refuse_impossible(self, need_mib: int, *, cgroup: bool) -> None:
         total = total_mib(self._host, cgroup=cgroup)
@@ -77,7 +80,8 @@ class Admission:
     def _wait(
         self, need_mib: int, *, cgroup: bool, given_up: Callable[[], bool],
         waiting: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> contextlib.ExitStack:  # fmt: skip
+        """What was promised, to be given back."""
         started = time.monotonic()
         idle_since = started  # since when nobody of ours holds memory that could come free
         told = ""
@@ -85,10 +89,9 @@ class Admission:
             with self._promises() as promises:
                 lack = self._lack(promises, need_mib, cgroup=cgroup)
                 if not lack:
-                    _give(promises, need_mib)
                     self._patience_s = _PATIENCE_S
-                    return
-                held = sum(len(promise.guest_mib) for promise in promises)
+                    return _promised(self._directory(), need_mib)
+                held = len(promises)
             now = time.monotonic()
             if held:
                 idle_since = now
@@ -109,17 +112,19 @@ class Admission:
 
     def _lack(self, promises: Sequence[Promise], need_mib: int, *, cgroup: bool) -> str:
         """What a guest would have to wait for, "" when it may start."""
-        own = next((p for p in promises if p.owner == place.owner()), None)
-        running = sum(len(promise.guest_mib) for promise in promises)
+        own = any(promise.owner == place.owner() for promise in promises)
+        running = len(promises)
         # A harness always gets one, so that none starves beside another.
-        if own is not None and own.guest_mib and running >= max(self._guests, cores(self._host)):
+        if own and running >= max(self._guests, cores(self._host)):
             return f"waits for a core ({running} guests running)"
         free = free_mib(self._host, cgroup=cgroup)
         if free is None:
             return ""
+        promised: collections.Counter[str] = collections.Counter()
+        for promise in promises:
+            promised[promise.owner] += promise.guest_mib
         untouched = sum(
-            max(0, sum(promise.guest_mib) - _resident_mib(self._host, promise.owner))
-            for promise in promises
+            max(0, mib - _resident_mib(self._host, owner)) for owner, mib in promised.items()
         )
         if free - untouched >= need_mib:
             return ""
@@ -130,16 +135,42 @@ class Admission:
 
     @contextlib.contextmanager
     def _promises(self) -> Iterator[list[Promise]]:
-        """Every live harness's promises, under the lock; what the block makes of them is kept."""
-        path = self._cache.directory("locks") / "machine.memory"
-        with _locked(path) as descriptor:
-            promises = _parse(os.pread(descriptor, 1 << 20, 0))
-            yield promises
-            text = "".join(
-                f"{p.owner} {' '.join(map(str, p.guest_mib))}\n" for p in promises if p.guest_mib
-            )
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, text.encode("ascii"), 0)
+        """Every live harness's promises on this machine; nobody makes one during the block."""
+        directory = self._directory()
+        with _locked(directory.with_name("machine.memory")):
+            found = (_kept(path) for path in sorted(directory.iterdir()))
+            # Machines that share a cache do not share their memory.
+            yield [one for one in found if one is not None and place.on_this_machine(one.owner)]
+
+    def _directory(self) -> Path:
+        return self._cache.directory("locks", "memory")
+
+
+def _promised(directory: Path, mib: int) -> contextlib.ExitStack:
+    """A promise of ours, for as long as the stack is open or we live."""
+    with contextlib.ExitStack() as stack:
+        descriptor, name = tempfile.mkstemp(dir=directory)
+        stack.callback(os.close, descriptor)
+        stack.callback(Path(name).unlink, missing_ok=True)  # before it is free
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, f"{place.owner()} {mib}\n".encode("ascii"))
+        os.fchmod(descriptor, 0o644)
+        return stack.pop_all()
+
+
+def _kept(path: Path) -> Promise | None:
+    """The promise in that file; none, and the file is removed, when nobody holds it."""
+    try:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner, _, mib = file.read(1 << 10).decode("ascii", errors="replace").partition(" ")
+                return Promise(owner=owner, guest_mib=int(mib))
+            path.unlink()
+    except (OSError, ValueError) as error:  # given back meanwhile, or not ours to remove
+        logger.debug("promise '%s': %s", path, error)
+    return None
 
 
 def cores(host: Path = Path("/")) -> int:
@@ -199,7 +230,9 @@ def _meminfo_mib(host: Path, name: str) -> int | None:
 
 
 def _resident_mib(host: Path, owner: str) -> int:
-    """What the children of a harness, its guests, have of their memory already."""
+    """What the children of a harness, its guests, have of their memory already; 0 if not seen."""
+    if not place.alive(owner):
+        return 0  # in another container, where its pid is another process
     pages = 0
     waiting = [owner.partition(":")[0]]
     while waiting:
@@ -236,33 +269,3 @@ def _locked(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _parse(content: bytes) -> list[Promise]:
-    """Lines "owner MiB MiB …" of those that are alive."""
-    found = []
-    for line in content.decode("ascii", errors="replace").splitlines():
-        owner, _, rest = line.partition(" ")
-        sizes = rest.split()
-        if place.alive(owner) and all(size.isdigit() for size in sizes):
-            found.append(Promise(owner=owner, guest_mib=tuple(map(int, sizes))))
-    return found
-
-
-def _give(promises: list[Promise], mib: int) -> None:
-    _change(promises, lambda held: (*held, mib))
-
-
-def _take_back(promises: list[Promise], mib: int) -> None:
-    def less(held: tuple[int, ...]) -> tuple[int, ...]:
-        index = held.index(mib) if mib in held else len(held)
-        return (*held[:index], *held[index + 1 :])
-
-    _change(promises, less)
-
-
-def _change(promises: list[Promise], change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> None:
-    owner = place.owner()
-    held = next((p.guest_mib for p in promises if p.owner == owner), ())
-    promises[:] = [p for p in promises if p.owner != owner]
-    promises.append(Promise(owner=owner, guest_mib=change(held)))

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -21,12 +23,13 @@ from docker.types import LogConfig, Ulimit
 
 from harness import confine
 from harness.errors import HarnessError
-from harness.place import CONSOLE, Held, alive, owner
+from harness.place import CONSOLE, Held, dead, owner
 from harness.qemu import PROGRAM, Accelerator, Arch
 
 logger = logging.getLogger(__name__)
 
-OWNER_LABEL = "kernel-matrix.owner"  # "pid:start time" of the harness that started a container
+OWNER_LABEL = "kernel-matrix.owner"  # `place.owner()` of the harness that started a container
+LIFETIME_S = 6 * 3600  # of a guest's container: longer than any run
 _OVERHEAD_MIB = 512  # what QEMU itself takes beside the guest's memory
 _MORE_CPUS = 1  # QEMU's own threads, beside those of the guest's CPUs
 _MAX_LOG = "1m"  # of what QEMU writes to its standard error
@@ -49,7 +52,7 @@ class Docker:
 
     image: str
     arch: Arch = Arch.X86_64
-    lifetime_s: int = 6 * 3600  # longer than any run; then it ends even if nobody comes back
+    lifetime_s: int = LIFETIME_S  # then it ends even if nobody comes back
 
     @property
     def name(self) -> str:
@@ -294,6 +297,9 @@ def _listens() -> bool:
 def remove_orphans() -> list[str]:
     """Remove containers whose harness is dead (killed with SIGKILL); their names.
 
+    Other machines and containers may use the engine too, and whether a harness of theirs lives
+    cannot be seen from here. A container of such a one is left alone until it has ended and
+    LIFETIME_S have passed since it was made. So are those of before the machine was started anew.
     An engine that fails at it keeps them for the next start: guests may do without it.
     """
     client = engine()
@@ -310,10 +316,20 @@ def remove_orphans() -> list[str]:
             logger.warning("what a killed run left in the Docker engine stays there: %s", error)
             return []
         for container in ours:
-            if not alive(container.labels.get(OWNER_LABEL, "")):
+            if dead(container.labels.get(OWNER_LABEL, "")) or _outlived(container):
                 _remove(container)
                 removed.append(str(container.name))
     return removed
+
+
+def _outlived(container: DockerContainer) -> bool:
+    """Whether it has ended, so long after it was made that no harness waits for it any more."""
+    made = re.sub(r"\.\d+", "", str(container.attrs.get("Created", "")))  # of nanoseconds
+    try:
+        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(made)
+    except (ValueError, TypeError):
+        return False
+    return container.status in ("created", "exited", "dead") and age.total_seconds() > LIFETIME_S
 
 
 def _remove(container: DockerContainer) -> None:

@@ -22,6 +22,7 @@ from harness.qemu import Accelerator
 
 CONSOLE = "console.log"  # the guest's console, in its directory (`vm.booted`)
 OWNER_VARIABLE = "KERNEL_MATRIX_OWNER"  # in the environment of all that a run starts
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STDERR = "qemu.log"
 _KERNEL = "vmlinuz"
 
@@ -148,17 +149,52 @@ class _LocalQemu:
 
 
 def owner() -> str:
-    """ "pid:start time" of this process: a pid alone may be somebody else's tomorrow."""
-    return f"{os.getpid()}:{_start_time(os.getpid())}"
+    """ "pid:start time:PID namespace:boot id" of this process.
+
+    A pid alone may be somebody else's tomorrow, and is somebody else's in another container or on
+    another machine, with which an engine, a cache or a disk may be shared.
+    """
+    return f"{os.getpid()}:{_start_time(str(os.getpid()))}:{_home()}"
 
 
 def alive(text: str) -> bool:
-    """Whether the process that `owner()` named still runs."""
-    pid, _, started = text.partition(":")
-    return pid.isascii() and pid.isdigit() and _start_time(int(pid)) == started != ""
+    """Whether the process that `owner()` named is seen to run; "pid:start time" means one here."""
+    pid, _, rest = text.partition(":")
+    started, _, home = rest.partition(":")
+    here = pid.isascii() and pid.isdigit() and home in ("", _home())
+    return here and _start_time(pid) == started != ""
 
 
-def _start_time(pid: int) -> str:
+def dead(text: str) -> bool:
+    """Whether the process that `owner()` named has certainly ended.
+
+    Of one in another PID namespace or on another machine nobody here can tell: it is not `alive`
+    and not dead. A namespace's number is given again only when everybody in it has ended.
+    """
+    home = ":".join(text.split(":")[2:])
+    complete = text.count(":") == 3 and all(text.split(":"))
+    return complete and home == _home() and not alive(text)
+
+
+def on_this_machine(text: str) -> bool:
+    """Whether the process that `owner()` named is, or was, one of the kernel that runs here."""
+    return text.rpartition(":")[2] == _home().rpartition(":")[2]
+
+
+def _home() -> str:
+    """ "PID namespace:boot id": where a pid means what it means here."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        namespace = ""
+    try:
+        boot = _BOOT_ID.read_text(encoding="ascii").strip()  # the same in all its containers
+    except OSError:
+        boot = ""
+    return f"{namespace}:{boot}"
+
+
+def _start_time(pid: str) -> str:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a harness leaves on this machine while it runs, and what a killed one left: found, removed.
 
-A directory for each guest, one for everybody's temporary files, processes. All name their owner
-("pid:start time") and directories are held by flock(2) as well, so that only what belongs to a dead
-harness is taken, be it of another PID namespace that shares the cache.
+A directory for each guest, one for everybody's temporary files, processes. Directories are held by
+flock(2), which tells the living from the dead across PID namespaces that share a disk; processes name
+their owner (`place.owner`). Only what belongs to a harness that is certainly dead is taken.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.place import OWNER_VARIABLE
 
 _SCRATCH = "kernel-matrix-"  # the beginning of a name in the machine's directory for such files
 _INDEXES = "btf-index"
+_WRITTEN_S = 300.0  # far more than the milliseconds that writing an index takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +63,7 @@ def scratch() -> Iterator[Path]:
     environment = {name: os.environ.get(name) for name in variables}
     with _own(Path(tempfile.gettempdir()), _SCRATCH) as path:
         tempfile.tempdir = str(path)
-        os.environ |= {"TMPDIR": str(path), OWNER_VARIABLE: _mark()}
+        os.environ |= {"TMPDIR": str(path), OWNER_VARIABLE: place.owner()}
         try:
             yield path
         finally:
@@ -91,11 +93,17 @@ def remove_orphans(cache: Cache) -> int:
 
 @contextlib.contextmanager
 def _own(base: Path, prefix: str) -> Iterator[Path]:
-    name = f"{prefix}{place.owner().replace(':', '-')}-"
-    path = Path(tempfile.mkdtemp(prefix=name, dir=base))
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # Short, as sockets are made in it: "pid-start time" is for people, the lock says who lives.
+    pid, started = place.owner().split(":")[:2]
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f"{prefix}{pid}-{started}-", dir=base))
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists():  # nobody took it for left in between
+                break
+            os.close(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -109,49 +117,48 @@ def _remove_dead(base: Path, prefix: str) -> int:
         started = rest.partition("-")[0]
         if prefix and not (pid.isdigit() and started.isdigit()):
             continue  # in a directory for everybody, none of ours
-        if place.alive(f"{pid}:{started}") or not _free(path):
+        if place.alive(f"{pid}:{started}"):
             continue
-        shutil.rmtree(path, ignore_errors=True)
-        removed += not path.exists()
+        with _taken(path) as free:
+            if free:
+                shutil.rmtree(path, ignore_errors=True)
+                removed += not path.exists()
     return removed
 
 
-def _free(path: Path) -> bool:
-    """Whether nobody holds it, and it is of our user."""
+@contextlib.contextmanager
+def _taken(path: Path) -> Iterator[bool]:
+    """Hold that directory if nobody does and it is of our user; whether."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return False
+        yield False
+        return
+    try:
+        yield _is_free(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.fstat(descriptor).st_uid == os.geteuid()
     except OSError:
         return False
-    finally:
-        os.close(descriptor)
 
 
 def _remove_filling(directory: Path) -> int:
-    """Indexes that were being written: a live writer holds its file open and needs milliseconds."""
+    """Indexes that were being written, long ago: a writer in another namespace has no pid here."""
     removed = 0
     for path in directory.rglob(".filling-*"):
         pid = path.name.removeprefix(".filling-").partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            path.unlink(missing_ok=True)
-            removed += 1
+        with contextlib.suppress(FileNotFoundError):
+            long_ago = time.time() - path.stat().st_mtime > _WRITTEN_S
+            if pid.isdigit() and long_ago and not Path(f"/proc/{pid}").exists():
+                path.unlink()
+                removed += 1
     return removed
-
-
-def _mark() -> str:
-    return f"{place.owner()}@{_namespace()}"
-
-
-def _namespace() -> str:
-    """Of PIDs: in another one the same number is somebody else."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
 
 
 def _kill_orphans() -> int:
@@ -171,8 +178,7 @@ def _kill_orphan(pid: int) -> bool:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         prefix = f"{OWNER_VARIABLE}=".encode()
         mark = next((v.removeprefix(prefix) for v in variables if v.startswith(prefix)), b"")
-        owner, _, namespace = mark.decode(errors="replace").partition("@")
-        if not owner or namespace != _namespace() or place.alive(owner):
+        if not place.dead(mark.decode(errors="replace")):
             return False
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         return True

@@ -110,8 +110,16 @@ def test_an_engine_that_goes_away_is_a_lost_guest_within_seconds(
 def test_only_containers_of_the_dead_are_orphans(
     image: Callable[[str], str], client: docker.DockerClient
 ) -> None:
+    """An engine may be shared: by containers, where our pids mean others, and by machines."""
     name = image(NEWEST)
-    labels = {"dead": "999999999:1", "alive": place.owner()}
+    pid, started, namespace, boot = place.owner().split(":")
+    labels = {
+        "dead": f"999999999:1:{namespace}:{boot}",
+        "alive": place.owner(),
+        "in another container": f"999999999:1:{namespace}1:{boot}",
+        "on another machine": f"{pid}:{started}:{namespace}:another",
+        "of an older harness": "999999999:1",
+    }
     made = {
         which: client.containers.create(name, ["true"], labels={OWNER_LABEL: label})
         for which, label in labels.items()
@@ -128,9 +136,36 @@ def test_only_containers_of_the_dead_are_orphans(
                 container.remove(force=True)
 
     assert made["dead"].name in removed
-    assert {which for which, container in made.items() if container.id in left} == {
-        "alive", "foreign",
-    }  # fmt: skip
+    assert {which for which, container in made.items() if container.id not in left} == {"dead"}
+
+
+def test_a_container_of_who_cannot_be_seen_goes_when_it_has_ended_and_outlived_every_run(
+    image: Callable[[str], str], client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a CI job's container is killed, nobody of the next job may know that it is dead."""
+    monkeypatch.setattr(kernel_container, "LIFETIME_S", 0)
+    label = {OWNER_LABEL: "1:1:1:another"}
+    made = []
+    try:
+        for seconds in (600, 0):
+            made.append(
+                client.containers.create(
+                    image(NEWEST), entrypoint=["/usr/bin/python3", "-c"],
+                    command=[f"import time; time.sleep({seconds})"],
+                    labels=label, network_mode="none", init=False,
+                )
+            )  # fmt: skip
+            made[-1].start()
+        made[-1].wait(timeout=30)
+        time.sleep(1)
+        removed = kernel_container.remove_orphans()
+    finally:
+        for container in made:
+            with contextlib.suppress(docker.errors.NotFound):
+                container.remove(force=True)
+
+    assert made[1].name in removed
+    assert made[0].name not in removed
 
 
 def test_an_image_that_is_not_there_is_named(

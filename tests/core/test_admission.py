@@ -212,8 +212,41 @@ def test_what_another_process_was_promised_counts_until_it_is_killed(
     _enter(ours)
 
     assert len(heard) == 1
-    held = (tmp_path / "cache/locks/machine.memory").read_text(encoding="ascii")
-    assert held == ""
+    assert list((tmp_path / "cache/locks/memory").iterdir()) == []
+
+
+def test_a_promise_in_another_pid_namespace_counts_until_its_holder_is_killed(
+    door: Callable[..., Admission], host: _Host, tmp_path: Path
+) -> None:
+    """Two CI containers with one cache: neither sees the other's processes."""
+    host.says(total_mib=64 << 10, free_mib=2 * _NEED_MIB - 1)
+    ours = door()
+    heard: list[str] = []
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child",
+               "--mount-proc"]  # fmt: skip
+    if subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("no PID namespace can be made here")
+    argv = [*unshare, sys.executable, "-c", _OTHER, str(tmp_path / "cache"), str(host.root)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        (promise,) = (tmp_path / "cache/locks/memory").iterdir()
+        owner = promise.read_text(encoding="ascii").split()[0]
+        assert not place.alive(owner)
+        assert not place.dead(owner)
+        calls = iter([False, False, True])
+        with (
+            pytest.raises(HarnessError, match="interrupted while it waited"),
+            ours.hold(_GUEST_MIB, cgroup=True, given_up=lambda: next(calls), waiting=heard.append),
+        ):
+            pass
+        assert promise.exists()
+        other.kill()
+        other.wait(20)
+    _enter(ours)
+
+    assert len(heard) == 1
+    assert list((tmp_path / "cache/locks/memory").iterdir()) == []
 
 
 def test_a_guest_that_has_its_memory_is_not_counted_twice(

@@ -207,9 +207,13 @@ def test_an_index_in_the_making_goes_with_its_maker(cache: Cache) -> None:
     )
     for one in (mine, dead, stranger):
         one.touch()
+        os.utime(one, (0, 0))
+    elsewhere = base / ".filling-4194304-new"  # of a process that we do not see, perhaps
+    elsewhere.touch()
 
     assert rundir.remove_left(cache).files == 1
     assert (mine.exists(), dead.exists(), stranger.exists()) == (True, False, True)
+    assert elsewhere.exists()
 
 
 # As when it comes just before the main thread begins to wait, which only happens at times: the

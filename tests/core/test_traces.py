@@ -44,6 +44,30 @@ def test_what_names_no_living_process_is_dead(text: str) -> None:
     assert not place.alive(text)
 
 
+def test_only_who_was_of_this_namespace_and_boot_is_known_to_be_dead() -> None:
+    """An engine may be shared with other machines, and with containers whose pids mean others."""
+    _, _, namespace, boot = place.owner().split(":")
+    gone = f"{os.getpid()}:1:{namespace}:{boot}"
+
+    assert place.dead(gone)
+    assert not place.dead(place.owner())
+    for text in (f"{os.getpid()}:1:{namespace}1:{boot}", f"{os.getpid()}:1:{namespace}:another",
+                 f"{os.getpid()}:1", f"{os.getpid()}:1@pid:[{namespace}]", "", ":::",
+                 f"::{namespace}:{boot}", f"{gone}:"):  # fmt: skip
+        assert not place.dead(text), text
+        assert not place.alive(text), text
+
+
+def test_who_lives_here_is_nobody_in_another_namespace() -> None:
+    pid, started, namespace, boot = place.owner().split(":")
+
+    assert place.alive(f"{pid}:{started}")
+    assert not place.alive(f"{pid}:{started}:{namespace}1:{boot}")
+    assert not place.alive(f"{pid}:{started}:{namespace}:another")
+    assert place.on_this_machine(f"1:1:{namespace}1:{boot}")
+    assert not place.on_this_machine(f"{pid}:{started}:{namespace}:another")
+
+
 def test_only_directories_of_the_dead_are_removed(cache: Cache) -> None:
     with process.held(["sleep", "600"]) as child:
         stat = Path(f"/proc/{child.pid}/stat").read_text()

@@ -177,5 +177,6 @@ def _containers(pids: set[int]) -> Iterator[str]:
     with contextlib.closing(client):
         for container in client.containers.list(all=True, filters={"label": OWNER_LABEL}):
             owner = container.labels.get(OWNER_LABEL, "")
-            if not place.alive(owner) or int(owner.partition(":")[0]) in pids:
+            ours = place.alive(owner) and int(owner.partition(":")[0]) in pids
+            if ours or place.dead(owner):
                 yield str(container.name)
