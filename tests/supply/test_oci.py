@@ -6,6 +6,8 @@ import gc
 import gzip
 import hashlib
 import json
+import os
+import sys
 import tarfile
 import threading
 import uuid
@@ -18,7 +20,7 @@ import docker
 import pytest
 import zstandard
 
-from harness import process
+from harness import kernel_container, process
 from harness.cache import Cache
 from harness.catalogue import Btf, Kernel, OciSource, Pick, Tier
 from harness.errors import UnavailableError
@@ -273,6 +275,46 @@ def test_an_engine_s_image_is_read_without_running_it(imported: str, tmp_path: P
     with contextlib.closing(docker.from_env()) as client:
         left = client.containers.list(all=True, filters={"ancestor": imported})
     assert left == []
+
+
+_READS_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from harness.cache import Cache
+from harness.supply import oci
+
+def extract(*words):
+    print("reads", flush=True)
+    time.sleep(600)
+
+oci._extract = extract
+oci.obtain("6.6-newest", sys.argv[1], "x86_64", Cache(root=Path(sys.argv[2])), print)
+"""
+
+
+def test_the_container_of_a_harness_that_was_killed_goes_with_the_next_start(
+    imported: str, tmp_path: Path
+) -> None:
+    """It was created to be read, and nobody else would know whose it is."""
+    reader, writer = os.pipe()
+    with (
+        contextlib.closing(docker.from_env()) as client,
+        os.fdopen(reader, "rb") as said,
+        os.fdopen(writer, "wb") as stdout,
+        process.held(
+            [sys.executable, "-c", _READS_FOR_EVER, imported, tmp_path / "cache"], stdout=stdout
+        ) as child,
+    ):
+        assert said.readline() == b"reads\n"
+        (held,) = client.containers.list(all=True, filters={"ancestor": imported})
+        kernel_container.remove_orphans()
+        held.reload()  # its harness lives
+        child.kill()
+        child.wait()
+
+        kernel_container.remove_orphans()
+
+        assert client.containers.list(all=True, filters={"ancestor": imported}) == []
 
 
 def test_an_image_without_a_digest_is_not_locked(imported: str, tmp_path: Path) -> None:
