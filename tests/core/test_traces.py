@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +88,41 @@ def test_only_directories_of_the_dead_are_removed(cache: Cache) -> None:
 
     assert removed == len(names)
     assert list(base.iterdir()) == []
+
+
+def test_a_directory_that_somebody_holds_stays_whoever_its_name_names(cache: Cache) -> None:
+    """A harness in another container shares the cache, and its pid is nobody here."""
+    path = cache.directory("run") / "999999999-1-abc"
+    path.mkdir()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert rundir.remove_orphans(cache) == 0
+        assert path.is_dir()
+    finally:
+        os.close(descriptor)
+
+    assert rundir.remove_orphans(cache) == 1
+    assert not path.exists()
+
+
+def test_a_run_directory_that_is_taken_for_left_before_it_is_held_is_made_again(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making and holding it, a start in another container sees nobody's directory."""
+    made: list[Path] = []
+    make = tempfile.mkdtemp
+
+    def taken(**words: Any) -> str:
+        made.append(Path(make(**words)))
+        if len(made) == 1:
+            made[0].rmdir()
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    with rundir.run_directory(cache) as ours:
+        assert [ours] == made[1:]
+        assert ours.is_dir()
 
 
 def test_a_run_directory_goes_with_its_block_whatever_happens(cache: Cache) -> None:
