@@ -86,8 +86,24 @@ int run_corpus(const char *path)
 	return 0;
 }
 
+/*
+ * What a flood of a given duration did when: hook hits in each stretch of CLOCK_MONOTONIC
+ * (the clock of bpf_ktime_get_ns) from first_bin * BIN_NS on, all threads together. Only those
+ * that were sent for certain between two readings of the clock in the same stretch.
+ */
+#define BIN_NS 10000000ULL
+#define BINS_MORE 200   /* a flood that is kept from ending in time */
+#define CLOCK_EVERY 8 /* sends: a stretch has hundreds, and loses those around its ends */
+
+struct timeline {
+	unsigned long long first_bin;
+	unsigned long bins;
+	unsigned *hits; /* NULL: a flood of a given count */
+};
+
 struct worker {
 	const struct flood *flood;
+	struct timeline *timeline;
 	pthread_t thread;
 	unsigned number;
 	int cpu; /* -1: any */
@@ -96,12 +112,26 @@ struct worker {
 	int fd, server;
 };
 
-static double seconds(void)
+static unsigned long long clock_ns(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+	return (unsigned long long)now.tv_sec * 1000000000 + (unsigned long long)now.tv_nsec;
+}
+
+static double seconds(void)
+{
+	return (double)clock_ns() / 1e9;
+}
+
+static void sent_between(struct timeline *t, unsigned long long from_ns, unsigned long long to_ns,
+			 unsigned hits)
+{
+	unsigned long long bin = from_ns / BIN_NS;
+
+	if (bin == to_ns / BIN_NS && bin - t->first_bin < t->bins)
+		__atomic_fetch_add(&t->hits[bin - t->first_bin], hits, __ATOMIC_RELAXED);
 }
 
 /* Where a flood goes. Nobody has a route to the documentation networks (RFC 5737, RFC 3849). */
@@ -230,6 +260,8 @@ static void *work(void *argument)
 {
 	struct worker *w = argument;
 	const struct flood *f = w->flood;
+	unsigned long long read_ns = 0, now_ns;
+	unsigned since = 0; /* hits since read_ns */
 	unsigned long share = f->count / f->threads + (w->number < f->count % f->threads);
 	double rate = (double)f->rate / f->threads, start, due;
 	union destination to;
@@ -260,16 +292,25 @@ static void *work(void *argument)
 		memset(data, 0xff, size);
 	start = seconds();
 	while (!f->count || turn < turns) {
-		if (f->duration_s && turn % 32 == 0 && seconds() - start >= f->duration_s)
-			break;
+		if (f->duration_s && (turn % CLOCK_EVERY == 0 || f->rate)) {
+			now_ns = clock_ns();
+			sent_between(w->timeline, read_ns, now_ns, since);
+			read_ns = now_ns;
+			since = 0;
+			if ((double)now_ns / 1e9 - start >= f->duration_s)
+				break;
+		}
 		if (f->rate && turn % f->burst == 0) {
 			due = start + (double)turn / rate - seconds();
-			if (due > 0)
+			if (due > 0) {
 				usleep((useconds_t)(due * 1e6));
+				read_ns = f->duration_s ? clock_ns() : 0;
+			}
 		}
 		if (!f->non_dns)
 			number_query(data, number_at, f->count ? turn % share : turn);
 		turn++;
+		since += 1 + (unsigned)f->answers;
 		/* A refused port makes the next send fail with what the last one met: try again. */
 		count(w, sendto(w->fd, data, size, 0, dest, to_size) == (ssize_t)size);
 		if (f->answers) {
@@ -306,8 +347,32 @@ static int parse_cpus(const char *text, int *cpus, int max)
 	return n;
 }
 
+/* From now on. -1: no memory. */
+static int timeline_start(struct timeline *t, unsigned duration_s)
+{
+	t->first_bin = clock_ns() / BIN_NS;
+	t->bins = duration_s * (1000000000 / BIN_NS) + BINS_MORE;
+	t->hits = calloc(t->bins, sizeof(*t->hits));
+	return t->hits ? 0 : -1;
+}
+
+static void timeline_write(struct json *json, const struct timeline *t)
+{
+	unsigned long bin, last = t->bins;
+
+	while (last && !t->hits[last - 1])
+		last--;
+	json_u64(json, "bin_ns", BIN_NS);
+	json_u64(json, "first_bin", t->first_bin);
+	json_push(json, "bins", "[]");
+	for (bin = 0; bin < last; bin++)
+		json_u64(json, NULL, t->hits[bin]);
+	json_pop(json, "[]");
+}
+
 int run_flood(const struct flood *flood)
 {
+	struct timeline timeline = { 0 };
 	static struct worker workers[256];
 	unsigned long long sent = 0, unroutable = 0, errors = 0;
 	int cpus[256], n_cpus = parse_cpus(flood->cpus, cpus, 256);
@@ -324,9 +389,14 @@ int run_flood(const struct flood *flood)
 				"or it cannot be asked for\n");
 		return 3;
 	}
+	if (flood->duration_s && timeline_start(&timeline, flood->duration_s)) {
+		perror("senddrv: calloc");
+		return 3;
+	}
 	start = seconds();
 	for (i = 0; i < flood->threads; i++) {
-		workers[i] = (struct worker){ .flood = flood, .number = i, .fd = -1, .server = -1,
+		workers[i] = (struct worker){ .flood = flood, .timeline = &timeline, .number = i,
+					      .fd = -1, .server = -1,
 					      .cpu = n_cpus ? cpus[i % (unsigned)n_cpus] : -1 };
 		if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) {
 			perror("senddrv: pthread_create");
@@ -355,6 +425,9 @@ int run_flood(const struct flood *flood)
 	json_u64(&json, "errors", errors);
 	json_u64(&json, "threads", flood->threads);
 	json_u64(&json, "duration_us", (unsigned long long)(took * 1e6));
+	if (timeline.hits)
+		timeline_write(&json, &timeline);
 	json_close(&json);
+	free(timeline.hits);
 	return 0;
 }

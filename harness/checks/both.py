@@ -20,7 +20,9 @@ manifest offers, then as fast as every CPU can. Expected is first the sample, th
   much of a random stream passes depends on how even it is (95 % of an even one by xadd's windows,
   nearly all by gcra); half is far below, and five times what a sample taken after the limit would
   leave (limit / n). A flood that stood still catches up in one burst, of which a window passes its
-  burst alone: what comes to half only without the silences of more than a window is `unknown`.
+  burst alone: less than half is a failure where it is less than half of what the limiter passes, on
+  the average, of what was sent for certain and when (timeline.due), else `unknown`. With a driver
+  that does not say when, what comes to half without the silences of more than a window is.
 
 Sampling after the limit, or tokens spent on other traffic, break the first, the third or the
 account. What the machine could not offer is `unknown`, after a second try; when that one passes, the
@@ -47,6 +49,7 @@ from harness.subject import Traffic
 _SECONDS = 1  # each flood
 _ERROR = 1e-5  # of the binomial interval, both tails
 _ENOUGH = 2  # times the threshold must be offered for the sampling to be on
+_MANY = 100  # kept at random, half of them come: less is no chance (1e-7)
 _LOADS = ("as planned", "as fast as possible")
 
 
@@ -158,9 +161,9 @@ def judge(seen: Observed, sent: Offered, traffic: Traffic) -> Judged:
         return replace(base, verdict=Verdict.UNKNOWN,
                        says=f"{stats.ring_full} admitted events found no room")  # fmt: skip
     planned, fast = (replace(load, per_s=load.per_s / traffic.sample_n) for load in sent.loads)
-    held, doubt, failure = ratelimit.judge_load(fast, at, promise)
+    held, doubt, failure = ratelimit.judge_load(fast, at, promise, sample_n=traffic.sample_n)
     base = replace(base, delivered=held)
-    slow, short = _planned(planned, at, promise)
+    slow, short = _planned(planned, at, promise, traffic.sample_n)
     doubt = doubt or slow
     if failure := failure or short:
         return replace(base, verdict=Verdict.FAIL, says=failure)
@@ -214,9 +217,9 @@ def _limited(drawn: Timeline, at: Sequence[int], promise: Promise) -> str:
     return ""
 
 
-def _planned(load: Load, at: Sequence[int], promise: Promise) -> tuple[str, str]:
+def _planned(load: Load, at: Sequence[int], promise: Promise, sample_n: int) -> tuple[str, str]:
     """Why nothing can be said; what is missing. load.per_s: of what the sample keeps."""
-    span = load.span
+    span = timeline.whole_windows(load.span, promise.window_ns) if load.span else None
     if span is None:
         return f"{load.name}: the generator sent for too short a time", ""
     (came,) = timeline.counts(at, span.start_ns, span.end_ns - span.start_ns, 1)
@@ -227,6 +230,10 @@ def _planned(load: Load, at: Sequence[int], promise: Promise) -> tuple[str, str]
         f"{load.name}: {per_s:.0f} events a second of {load.per_s:.0f} in the sample, the limit is "
         f"{promise.limit}"
     )
+    due = timeline.due(span, promise, load.sends, sample_n=sample_n)
+    if due is not None:
+        says = f"{short}, {due / span.seconds:.0f} of what was sent for certain"
+        return ("", says) if due >= _MANY and came < due / 2 else (says, "")
     silent_s = timeline.silences_ns(at, span, promise.window_ns) / NS_PER_S
     if came >= wanted * (span.seconds - silent_s):
         return f"{short}, but it is silent for {silent_s:.2f} of {span.seconds:.2f} s", ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from harness.checks import timeline
-from harness.checks.timeline import NS_PER_S, Span
+from harness.checks.timeline import NS_PER_S, Sends, Span
 from harness.errors import HarnessError
 
 # $1: the driver; $2: options of a flood beside each of the others, "" for none; each other argument:
@@ -68,6 +68,7 @@ class Load:
     matched: int  # datagrams that the hook must have matched
     per_s: float  # of them
     span: Span | None  # when it was sending for certain
+    sends: Sends | None = None  # None: a generator that does not say when it sent
 
 
 def shortage(load: Load, asked_per_s: int) -> str:
@@ -111,6 +112,15 @@ def dnsperf(label: str, *, seconds: int, per_s: int) -> list[str]:
 class _Flood(msgspec.Struct, frozen=True):
     attempts: int
     duration_us: int
+    bin_ns: int = 0  # 0: a driver that does not say when it sent
+    first_bin: int = 0
+    bins: tuple[int, ...] = ()
+
+    @property
+    def sends(self) -> Sends | None:
+        if self.bin_ns <= 0:
+            return None
+        return Sends(bin_ns=self.bin_ns, first_bin=self.first_bin, hits=self.bins)
 
 
 def read_floods(output: str, names: Sequence[str], *, beside: bool = False) -> Offered:
@@ -131,6 +141,7 @@ def read_floods(output: str, names: Sequence[str], *, beside: bool = False) -> O
             name=name, matched=flood.attempts,
             per_s=flood.attempts * 1e6 / max(1, flood.duration_us),
             span=timeline.core(start, end, flood.duration_us * 1000, _MARGIN_NS),
+            sends=flood.sends,
         )
         for name, flood, start, end in zip(names, floods, before, after, strict=True)
     ]  # fmt: skip

@@ -11,13 +11,15 @@ time stamp that the event carries (xadd: a second touches limit/burst + 1 window
 move the arrival time by k/limit, from the first stamp at least to burst/limit after the last at
 most). One exception: a CPU that stands still for eight windows between taking the time and counting
 adds one event, some microseconds in which a stall of 0.8 s must begin.
-Not less: `timeline.delivered` derives what must come through and what of that a machine that stood
-still may take away; where it may have, the load is offered once more, and then it is `unknown`. The
+Not less: `timeline.delivered` derives what must come through. A machine that stood still may take
+some of that away. The send driver says when it sent: fewer events than `timeline.due` of that fail,
+a shortage that is not there is the machine's. dnsperf does not say it: there, what is no shortage
+without the silences is excused. What is excused is offered once more, and then it is `unknown`. The
 summary of a pass says what was wrong at first, and which rate dnsperf did not reach.
 
-A correct subject fails when a machine starved more than half of the windows of a stretch and yet
-offered twice the limit (xadd), or paused at four window ends in a row, each time for 2 % of the
-stretch but never for a whole window (gcra).
+A correct subject fails, under dnsperf alone, when a machine starved more than half of the windows of
+a stretch and yet offered twice the limit (xadd), or paused at four window ends in a row, each time
+for 2 % of the stretch but never for a whole window (gcra).
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ _SECONDS = 1  # each flood: nine whole windows of 100 ms
 _DNSPERF_S = 2
 _WINDOWS = 5  # fewer say nothing about a mean
 _ENOUGH = 2  # times the limit must be offered
+_DEVIATIONS = 5.0  # that a random sample may be short of its mean, in each window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,9 +185,12 @@ def told_otherwise(ready: Ready, promise: Promise, asked: Mapping[str, Scalar]) 
 
 
 def judge_load(
-    load: Load, at: Sequence[int], promise: Promise
+    load: Load, at: Sequence[int], promise: Promise, *, sample_n: int = 1
 ) -> tuple[Delivered | None, str, str]:
-    """What was delivered of one load; why nothing can be said; what the limiter failed to deliver."""
+    """What was delivered of one load; why nothing can be said; what the limiter failed to deliver.
+
+    sample_n: the limiter is offered 1 in so many of what was sent, at random; load.per_s is of those.
+    """
     if load.per_s < _ENOUGH * promise.limit:
         return None, (
             f"{load.name}: {load.per_s:.0f} datagrams a second reached the limiter, "
@@ -201,6 +207,10 @@ def judge_load(
     short = f"{load.name}: {held.per_s:.1f} events a second, {held.floor_per_s:.1f} are promised"
     if held.kept:
         return held, "", ""
+    due = timeline.due(span, promise, load.sends, sample_n=sample_n, deviations=_DEVIATIONS)
+    if due is not None:
+        says = f"{short}, {due / span.seconds:.1f} of what was sent for certain"
+        return (held, "", says) if sum(held.windows) < due else (held, says, "")
     if held.kept_but_for_silences:
         return held, f"{short}, but {held.supplied_per_s:.1f} without silences", ""
     return held, "", short

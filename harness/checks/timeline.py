@@ -21,6 +21,7 @@ NS_PER_S = 1_000_000_000
 BIN_NS = 100_000_000  # of a timeline that is drawn
 UPTIME_NS = 10_000_000  # /proc/uptime is cut to hundredths of a second
 _ENDS = 4  # at which a bucket's promise is asked for
+_BINS = 5  # in a window: fewer do not tell when a generator sent
 _PAUSE = 0.02  # of the time: a generator's pause that may cover every one of them
 
 
@@ -72,6 +73,24 @@ class Span:
     @property
     def seconds(self) -> float:
         return (self.end_ns - self.start_ns) / NS_PER_S
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sends:
+    """What a generator sent, and when: hits[i] for certain in bin first_bin + i of its clock.
+
+    Of the events' clock, that is; bin n is [n * bin_ns, (n + 1) * bin_ns). Some that it sent are in
+    no bin: it does not know in which.
+    """
+
+    bin_ns: int
+    first_bin: int
+    hits: tuple[int, ...]
+
+    def within(self, start_ns: int, end_ns: int) -> int:
+        """In the bins that lie in [start_ns, end_ns) whole."""
+        first, end = -(-start_ns // self.bin_ns), end_ns // self.bin_ns
+        return sum(self.hits[max(0, first - self.first_bin) : max(0, end - self.first_bin)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,8 +181,8 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
     pause of 2 % of T is allowed at it. What a pause before the span has saved comes on top: it may
     hide a shortage, never make one; with it, no more than limit * T + burst come.
 
-    A machine that stood still for a window or more has offered nothing, and nothing says so but the
-    silence itself. `supplied_per_s` leaves silences out: for windows their median, which stays the
+    A machine that stood still for a window or more has offered nothing, and where the generator did
+    not say when it sent (else see `due`), nothing tells but the silence itself. `supplied_per_s` leaves silences out: for windows their median, which stays the
     promise when fewer than half of them were starved; for a bucket the mean without the time by
     which silences exceed the window that it can save up. If that keeps the promise and the whole
     does not, it is not known who was silent.
@@ -189,6 +208,38 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
             for end in ends
         ),
     )  # fmt: skip
+
+
+def due(
+    span: Span, promise: Promise, sends: Sends | None, *, sample_n: int = 1, deviations: float = 0.0
+) -> float | None:
+    """Events that a limiter lets through in `span`, whole windows, of what was sent for certain.
+
+    None: the generator did not say, or windows are too short for its bins. A limiter that counts in windows passes what comes in
+    one, and of more than it holds what `delivered` says. A bucket is empty when the span begins; all
+    of a step comes at its beginning, so that what the step accrues is there for the next one; and
+    what it holds is less than the burst by a step's, so that load that comes later, and finds a full
+    one, makes up for what then overflows. Both are the fewest that any order in a step can give.
+
+    A sample of 1 in n that is taken before has a chance for each datagram: with `deviations`, so
+    many standard deviations less than the mean of each window, or half window, are counted on.
+    """
+    width = promise.window_ns
+    if sends is None or width < _BINS * sends.bin_ns:
+        return None
+    step = width if promise.in_windows else width // (2 if sample_n > 1 else _BINS)
+    found = 0.0
+    held, accrued = 0.0, promise.limit * step / NS_PER_S
+    for start in range(span.start_ns, span.end_ns - step + 1, step):
+        mean = sends.within(start, start + step) / max(1, sample_n)
+        came = max(0.0, mean - deviations * mean**0.5) if sample_n > 1 else mean
+        if promise.in_windows:
+            found += min(came, max(0, promise.burst - (promise.cpus - 1)))
+            continue
+        passed = min(came, held // 1)
+        found += passed
+        held = min(promise.burst - accrued, held - passed + accrued)
+    return found
 
 
 def _without_silences(sorted_ns: Sequence[int], start_ns: int, end_ns: int, saved_ns: int) -> float:

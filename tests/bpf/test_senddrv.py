@@ -2,8 +2,10 @@
 """The send driver: its lines say what an observer must have seen, and they are complete."""
 
 import json
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,52 @@ def test_flood_keeps_its_rate(built: Path, extra: list[str], least_us: int) -> N
     (line,) = senddrv(built, "flood", "--count", "200", "--rate", "400", *extra)
 
     assert line["duration_us"] >= least_us
+
+
+def test_a_flood_of_a_duration_says_when_it_sent(built: Path) -> None:
+    """Nearly all hits have a stretch, none has two, and the clock is that of the events."""
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    (line,) = senddrv(built, "flood", "--duration-s", "1", "--rate", "10000", "--threads", "2")
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+    first, bins = line["first_bin"] * line["bin_ns"], line["bins"]
+    assert before - line["bin_ns"] < first
+    assert first + (len(bins) - 1) * line["bin_ns"] < after
+    assert 0.5 * line["attempts"] < sum(bins) <= line["attempts"]
+    assert bins[-1] > 0
+
+
+def test_a_flood_that_stood_still_has_nothing_to_say_of_that_time(built: Path) -> None:
+    """It catches up afterwards: the mean rate does not tell."""
+    started = subprocess.Popen(
+        [str(built / "senddrv"), "flood", "--duration-s", "1", "--rate", "2000", "--non-dns"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(0.3)
+    started.send_signal(signal.SIGSTOP)
+    stopped = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    time.sleep(0.3)
+    resumed = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    started.send_signal(signal.SIGCONT)
+    line = json.loads(started.communicate(timeout=60)[0])
+
+    def bins(start_ns: int, end_ns: int) -> list[int]:
+        first = line["first_bin"]
+        low, high = start_ns // line["bin_ns"] + 1 - first, end_ns // line["bin_ns"] - first
+        return [int(hits) for hits in line["bins"][max(0, low) : max(0, high)]]
+
+    still = bins(stopped + 50_000_000, resumed)
+    assert len(still) > 15
+    assert sum(still) == 0
+    assert sum(bins(0, stopped)) > 0
+    assert sum(bins(resumed, resumed + 2_000_000_000)) > 0
+
+
+def test_a_flood_of_a_count_has_no_stretches(built: Path) -> None:
+    """How long it will take is not known: a million datagrams are not to make a long line."""
+    (line,) = senddrv(built, "flood", "--count", "300")
+
+    assert "bins" not in line
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
 from harness.checks.observer import CLASSES, Events, Observed, Ready, Stats
-from harness.checks.timeline import NS_PER_S, Span
+from harness.checks.timeline import NS_PER_S, Sends, Span
 
 WINDOW_NS = NS_PER_S // 10
 _EVERY_NS = 50_000  # a datagram is offered so often
@@ -28,18 +29,30 @@ def windows(span: Span, held: Sequence[int]) -> list[int]:
     ]  # fmt: skip
 
 
-def _offered(span: Span, pauses: Sequence[Span]) -> list[int]:
+def sends(at: Sequence[int]) -> Sends:
+    """What a generator says of what it sent at these times."""
+    bin_ns = WINDOW_NS // 10
+    first = min(at, default=0) // bin_ns
+    in_bins = Counter(one // bin_ns - first for one in at)
+    hits = tuple(in_bins[number] for number in range(max(in_bins, default=-1) + 1))
+    return Sends(bin_ns=bin_ns, first_bin=first, hits=hits)
+
+
+def offered(span: Span, pauses: Sequence[Span] = ()) -> list[int]:
+    """20,000 a second at even distances, but for the pauses."""
     return [
         at for at in range(span.start_ns, span.end_ns, _EVERY_NS)
         if not any(pause.start_ns <= at < pause.end_ns for pause in pauses)
     ]  # fmt: skip
 
 
-def windowed(span: Span, *, pauses: Sequence[Span] = (), burst: int = 100) -> list[int]:
-    """At most `burst` in each window of 100 ms, whenever 20,000 a second are offered."""
+def windowed(
+    span: Span, *, pauses: Sequence[Span] = (), burst: int = 100, every: int = 1
+) -> list[int]:
+    """At most `burst` in each window of 100 ms, whenever one is offered: each `every`th."""
     found: list[int] = []
     used: dict[int, int] = {}
-    for at in _offered(span, pauses):
+    for at in offered(span, pauses)[::every]:
         number = at // WINDOW_NS
         if used.get(number, 0) < burst:
             used[number] = used.get(number, 0) + 1
@@ -48,13 +61,13 @@ def windowed(span: Span, *, pauses: Sequence[Span] = (), burst: int = 100) -> li
 
 
 def bucket(
-    span: Span, *, pauses: Sequence[Span] = (), limit: int = 1000, burst: int = 100
+    span: Span, *, pauses: Sequence[Span] = (), limit: int = 1000, burst: int = 100, every: int = 1
 ) -> list[int]:
     """A generic cell rate limiter, full of load since long before the span begins."""
     found: list[int] = []
     interval = NS_PER_S // limit
     arrival = span.start_ns + interval * (burst - 1)
-    for at in _offered(span, pauses):
+    for at in offered(span, pauses)[::every]:
         following = max(arrival, at) + interval
         if following <= at + interval * burst:
             arrival = following

@@ -218,6 +218,35 @@ def test_a_planned_load_that_was_never_seen_sending_is_unknown() -> None:
     )  # fmt: skip
 
 
+def _planned_at(at: list[int]) -> Offered:
+    """The planned load was sent at these times for certain."""
+    sent = _sent()
+    return replace(sent, loads=(replace(sent.loads[0], sends=limiters.sends(at)), sent.loads[1]))
+
+
+def test_a_silence_that_the_flood_did_not_have_fails() -> None:
+    """It sent evenly, and six of ten windows are empty."""
+    at = [*limiters.windows(_PLANNED, [0] * 6 + [96] * 4), *limiters.windows(_FAST, [100] * 10)]
+
+    said = _judged(at, sent=_planned_at(limiters.even(_PLANNED, 10_000)))
+
+    assert said.verdict is Verdict.FAIL
+    assert said.says.endswith("of what was sent for certain")
+
+
+@pytest.mark.parametrize("empty", [6, 8, 9, 10])
+def test_a_flood_that_caught_up_for_certain_is_no_failure(empty: int) -> None:
+    """It sent nothing at first, then all in the windows that were left."""
+    held = [0] * empty + [96] * (10 - empty)
+    at = [*limiters.windows(_PLANNED, held), *limiters.windows(_FAST, [100] * 10)]
+    late = replace(_PLANNED, start_ns=_PLANNED.start_ns + empty * limiters.WINDOW_NS)
+
+    said = _judged(at, sent=_planned_at(limiters.even(late, 10_000)))
+
+    assert said.verdict is Verdict.UNKNOWN
+    assert said.says.startswith("as planned: ")
+
+
 def test_a_start_may_cost_two_windows() -> None:
     """A hundred at the very end of one window, and the next hundred: none of them is sampled.
 

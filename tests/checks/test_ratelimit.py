@@ -11,7 +11,7 @@ import pytest
 from harness.checks import offered, ratelimit
 from harness.checks.observer import Ready
 from harness.checks.offered import Load, Offered
-from harness.checks.timeline import NS_PER_S, Span
+from harness.checks.timeline import NS_PER_S, Sends, Span
 from harness.errors import HarnessError
 from harness.results import Cause, Verdict
 from harness.subject import Traffic
@@ -41,6 +41,12 @@ def sent(per_s: float = 20_000, span: Span | None = _SPAN) -> Offered:
     """One generator that sent all the time."""
     count = int(per_s * _SPAN.seconds)
     return Offered(cpus=2, loads=(Load(name="all CPUs", matched=count, per_s=per_s, span=span),))
+
+
+def sending(at: Sequence[int]) -> Offered:
+    """20,000 a second, of which the generator knows when it sent these."""
+    (load,) = sent().loads
+    return replace(sent(), loads=(replace(load, sends=limiters.sends(at)),))
 
 
 def judged(
@@ -146,6 +152,36 @@ def test_a_machine_that_stood_still_is_unknown() -> None:
     assert said.says == (
         "all CPUs: 900.0 events a second, 990.0 are promised, but 1000.0 without silences"
     )
+
+
+@pytest.mark.parametrize("limiter", ["xadd", "gcra"])
+def test_a_limiter_that_loses_whole_windows_fails(limiter: str) -> None:
+    """The generator was sending: the silence is nobody else's."""
+    load = sending(limiters.offered(_SPAN))
+    at = limiters.windows(_SPAN, [*[100] * 8, 0, 0, *[100] * 10])
+
+    said = ratelimit.judge(
+        seen(at, matched=load.matched, says=ready(limiter=limiter)), load, _TRAFFIC, limiter
+    )
+
+    assert said.verdict is Verdict.FAIL
+    assert "events a second, 9" in said.says
+    assert said.says.endswith("of what was sent for certain")
+
+
+@pytest.mark.parametrize(
+    "held", [[100] * 8 + [0, 0] + [100] * 10, [30] * 12 + [100] * 8, [0] * 15 + [100] * 5],
+    ids=["two", "starved", "most"],
+)  # fmt: skip
+def test_a_generator_that_stood_still_too_is_unknown(held: list[int]) -> None:
+    """What was not sent cannot come, in however many windows: a machine never fails."""
+    at = limiters.windows(_SPAN, held)
+    load = sending(at)
+
+    said = ratelimit.judge(seen(at, matched=load.matched), load, _TRAFFIC, "xadd")
+
+    assert said.verdict is Verdict.UNKNOWN
+    assert said.says.endswith("of what was sent for certain")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +366,18 @@ before 5.00
 after 6.10
 beside {"type":"flood","attempts":7,"duration_us":1000000}
 """
+
+
+def test_a_flood_that_says_when_it_sent_is_heard() -> None:
+    """As bpf/README.md has it; one that does not is none the worse."""
+    told = '"duration_us":1000000,"bin_ns":10000000,"first_bin":513,"bins":[0,7]'
+
+    read = offered.read_floods(
+        _FLOODS.replace('"duration_us":1000000', told, 1), ["all"], beside=True
+    )
+
+    assert read.loads[0].sends == Sends(bin_ns=10_000_000, first_bin=513, hits=(0, 7))
+    assert offered.read_floods(_FLOODS, ["all"], beside=True).loads[0].sends is None
 
 
 def test_floods_are_read_with_what_ran_beside_them() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checks import timeline
-from harness.checks.timeline import NS_PER_S, Part, Promise, Span, Timeline
+from harness.checks.timeline import NS_PER_S, Part, Promise, Sends, Span, Timeline
 from tests.checks import limiters
 
 _MS = 1_000_000
@@ -147,6 +147,74 @@ def test_a_limiter_that_lets_every_other_window_pass_is_not_excused() -> None:
     held = timeline.delivered(limiters.windows(_SPAN, [100, 0] * 5), _SPAN, _XADD)
 
     assert not held.kept_but_for_silences
+
+
+_pauses = st.lists(
+    st.tuples(st.integers(0, 1000), st.integers(1, 400)).map(
+        lambda ms: Span(start_ns=_SPAN.start_ns + ms[0] * _MS,
+                        end_ns=_SPAN.start_ns + (ms[0] + ms[1]) * _MS)
+    ), max_size=5,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(_pauses, st.sampled_from([1, 4, 9, 10]))
+def test_no_correct_limiter_delivers_less_than_is_due(pauses: list[Span], every: int) -> None:
+    """However the machine stood still, and however little was sent: a failure is the limiter's.
+
+    Down to 2,000 a second, and each a datagram of its own.
+    """
+    sends = limiters.sends(limiters.offered(_SPAN, pauses)[::every])
+    for passed, promise in (
+        (limiters.windowed(_SPAN, pauses=pauses, every=every), _XADD),
+        (limiters.bucket(_SPAN, pauses=pauses, every=every), _GCRA),
+    ):
+        due = timeline.due(_SPAN, promise, sends)
+
+        assert due is not None
+        assert due <= sum(timeline.delivered(passed, _SPAN, promise).windows)
+
+
+@pytest.mark.parametrize(
+    ("promise", "due"), [(_XADD, 990), (_GCRA, 980)], ids=["xadd", "gcra"]
+)  # fmt: skip
+@pytest.mark.parametrize("sample_n", [1, 10])
+def test_all_is_due_of_a_load_without_a_pause(promise: Promise, due: float, sample_n: int) -> None:
+    """Else a lost remainder would find an excuse on a machine that never stood still.
+
+    A bucket's last step is owed to the next one; with a sample it is half a window.
+    """
+    every = Span(start_ns=_SPAN.start_ns, end_ns=_SPAN.end_ns)
+    at = [one for one in limiters.offered(every) for _ in range(sample_n)]
+
+    found = timeline.due(_SPAN, promise, limiters.sends(at), sample_n=sample_n, deviations=5)
+
+    assert found == (due if sample_n == 1 or promise is _XADD else 950)
+
+
+def test_nothing_is_due_when_nothing_was_sent() -> None:
+    """Nor of what was sent outside of the span."""
+    outside = limiters.sends([_SPAN.start_ns - 1, _SPAN.end_ns])
+
+    assert timeline.due(_SPAN, _XADD, outside) == 0
+    assert timeline.due(_SPAN, _GCRA, outside) == 0
+
+
+def test_windows_that_are_too_short_for_the_generator_s_bins_say_nothing() -> None:
+    """A window of 40 ms has four bins, and three of them whole: half of its load is not told."""
+    short = Promise(limiter="xadd", limit=1000, burst=40, cpus=2)
+
+    assert timeline.due(_SPAN, short, limiters.sends(limiters.offered(_SPAN))) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "hits"), [(0, 100, 6), (20, 40, 5), (21, 40, 3), (20, 39, 2), (0, 20, 0)]
+)
+def test_only_bins_that_lie_whole_in_a_stretch_count(start: int, end: int, hits: int) -> None:
+    """Of the others it is not known."""
+    sends = Sends(bin_ns=10, first_bin=2, hits=(2, 3, 1))
+
+    assert sends.within(start, end) == hits
 
 
 def test_a_timeline_holds_every_event_and_reads_back() -> None:
