@@ -42,7 +42,7 @@ _BLOCKS = 10  # of a flood's time
 # The observer may decide on what it saw in windows of so much (bpf/README.md).
 WINDOW_S = 0.1
 _NAME = re.compile(r"t(\d+)-([0-9a-f]{8})\.([a-z0-9-]+)\.test\.")
-MEMBERS = ("direction", "sport", "dport", "id", "name", "sample_n")
+MEMBERS = ("ts_ns", "direction", "sport", "dport", "id", "name", "sample_n")
 
 
 class Flood(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,7 @@ class Kept:
     id: int
     weight: int  # for how many it stands
     answer: bool
+    at_ns: int
 
 
 def read_floods(text: str) -> dict[str, Flood]:
@@ -93,16 +94,16 @@ def by_label(
         answer = event.get("direction") == "response"
         match = _NAME.fullmatch(str(event.get("name")))
         port = event.get("dport" if answer else "sport")
-        id_, weight = event.get("id"), event.get("sample_n")
+        id_, weight, at_ns = event.get("id"), event.get("sample_n"), event.get("ts_ns")
         if (
             match is None or match[3] not in found or not isinstance(port, int)
-            or not isinstance(id_, int) or not isinstance(weight, int)
+            or not isinstance(id_, int) or not isinstance(weight, int) or not isinstance(at_ns, int)
         ):  # fmt: skip
             strays.append(f"an event that nobody sent: {dict(event)}")
             continue
         found[match[3]].append(
             Kept(thread=int(match[1]), number=int(match[2], 16), port=port, id=id_, weight=weight,
-                 answer=answer)
+                 answer=answer, at_ns=at_ns)
         )  # fmt: skip
     return found, strays
 
@@ -193,6 +194,14 @@ def whole(flood: Flood, kept: Sequence[Kept], n: int, retries: int) -> tuple[int
     return len(groups), wrong
 
 
+def as_sent(flood: Flood, kept: Sequence[Kept], n: int) -> list[str]:
+    """Events of questions that were sent, once each, that stand for one or for n."""
+    wrong = _as_sent(flood, kept, weight=0)
+    if odd := sorted({one.weight for one in kept} - {1, n}):
+        wrong.append(f"sample_n is {odd[0]} in an event, neither 1 nor {n}")
+    return wrong
+
+
 def above_threshold(flood: Flood, kept: Sequence[Kept], n: int, threshold: int) -> list[str]:
     """Sampling began where the load was above `threshold` a second.
 
@@ -202,9 +211,7 @@ def above_threshold(flood: Flood, kept: Sequence[Kept], n: int, threshold: int) 
     alone = sum(one.weight == 1 for one in kept)
     windows = flood.duration_us / 1e6 / WINDOW_S + 2
     may = int(threshold * WINDOW_S * windows)
-    wrong = _as_sent(flood, kept, weight=0)
-    if odd := sorted({one.weight for one in kept} - {1, n}):
-        wrong.append(f"sample_n is {odd[0]} in an event, neither 1 nor {n}")
+    wrong = as_sent(flood, kept, n)
     if alone > may:
         wrong.append(
             f"no sampling above the threshold of {threshold}/s: at "

@@ -3,17 +3,19 @@
 
 Three runs of the observer, without rate limit and with a buffer that holds all that may be kept:
 sampling of 1 in 1; of 1 in [traffic] sample_n at any load; and above sample_threshold only, with a
-flood below it, one above and one below again. The sends fail for want of a route: they enter the
-hook, and a hundred thousand of them take a second. What is fair: `harness.checks.sampled`.
+flood far below it, one far above and one far below again, then a second each at 0.75 and at 1.5
+times a threshold of 200 to 5,000. The sends fail for want of a route: they enter the hook, and a
+hundred thousand of them take a second. What is fair: `harness.checks.sampled`; where sampling
+begins: `harness.checks.switched`.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.checks import binomial, compare, observer, sampled
+from harness.checks import binomial, compare, observer, sampled, switched
 from harness.checks.context import Check, Context, Need
 from harness.checks.observer import Observed
 from harness.checks.sampled import Flood, Kept
@@ -84,16 +86,23 @@ def _ask(context: Context) -> CheckResult:
     runs = [everything, share]
     if (threshold := traffic.sample_threshold) > 0:
         few = f"--unroutable --count {max(threshold // 20, 1)} --rate {max(threshold // 2, 1)}"
-        switched = _run(
-            context, "sampling-threshold", {"sample_n": n, "sample_threshold": threshold},
-            [f"{few} --label {run}e",
-             f"--unroutable --threads 4 --count {_ABOVE} --rate {_OFFERED * threshold}"
-             f" --label {run}f",
-             "pause", f"{few} --label {run}g"],
-        )  # fmt: skip
-        if isinstance(switched, CheckResult):
-            return switched
-        runs.append(switched)
+        floods = [
+            f"{few} --label {run}e",
+            f"--unroutable --threads 4 --count {_ABOVE} --rate {_OFFERED * threshold} --label {run}f",
+            "pause", f"{few} --label {run}g",
+        ]  # fmt: skip
+        if threshold in switched.THRESHOLDS:
+            for load, letter in ((switched.BELOW, "h"), (switched.ABOVE, "i")):
+                second = int(load * threshold)
+                floods += [
+                    "pause", f"--unroutable --count {second} --rate {second} --label {run}{letter}",
+                ]  # fmt: skip
+        at_load = _run(
+            context, "sampling-threshold", {"sample_n": n, "sample_threshold": threshold}, floods
+        )
+        if isinstance(at_load, CheckResult):
+            return at_load
+        runs.append(at_load)
     return judged(runs, traffic, emulated=context.emulated)
 
 
@@ -169,6 +178,11 @@ def judged(runs: Sequence[Sampled], traffic: Traffic, *, emulated: bool) -> Chec
             short = f"only {offered:.0f}/s were reached, {_REACHED * threshold}/s are needed"
         else:
             wrong += sampled.above_threshold(floods["f"], kept["f"], n, threshold)
+    if "h" in floods:
+        found, doubt, judged_there = _where(floods, kept, n, threshold)
+        wrong += found
+        short = short or doubt
+        figures += judged_there
     evidence = tuple(item for one in runs for item in one.evidence)
     if wrong:
         return observer.differs(
@@ -178,7 +192,7 @@ def judged(runs: Sequence[Sampled], traffic: Traffic, *, emulated: bool) -> Chec
     if short:
         return CheckResult(
             check=CHECK.name, verdict=Verdict.UNKNOWN, cause=Cause.INFRA, figures=tuple(figures),
-            summary=f"the load above the threshold says nothing: {short}", evidence=evidence,
+            summary=f"the threshold was not shown to be kept: {short}", evidence=evidence,
             remedy="run it on a machine with less to do",
         )  # fmt: skip
     return CheckResult(
@@ -187,11 +201,37 @@ def judged(runs: Sequence[Sampled], traffic: Traffic, *, emulated: bool) -> Chec
             f"{len(kept['b'])} of {floods['b'].attempts} kept at 1 in {n}, believed {low} to {high} "
             f"(error {sampled.ERROR_MAIN:g}); {whole} questions with all retries and answers"
             + (f"; all below {threshold}/s" if "f" in floods else "")
+            + (f" and a sample above, asked at {switched.BELOW:g} and {switched.ABOVE:g} times that"
+               if "h" in floods else "")
         ),
     )  # fmt: skip
 
 
+def _where(
+    floods: Mapping[str, Flood], kept: Mapping[str, Sequence[Kept]], n: int, threshold: int
+) -> tuple[list[str], str, list[Figure]]:
+    """What is wrong with where sampling begins, why that cannot be told ("": it can), figures."""
+    wrong: list[str] = []
+    below = above = 0
+    for letter in "hi":
+        said = switched.judge(floods[letter], kept[letter], n, threshold)
+        wrong += [*sampled.as_sent(floods[letter], kept[letter], n), *said.wrong]
+        below += said.kept_below
+        above += said.sampled_above
+    few = switched.needed(threshold)
+    figures = [
+        Figure(name="judged just below the threshold", value=below, unit="1"),
+        Figure(name="judged just above it", value=above, unit="1"),
+    ]
+    if min(below, above) >= few:
+        return wrong, "", figures
+    doubt = (
+        f"of {below} datagrams just below it and {above} just above the load is known, not of {few}"
+    )
+    return wrong, doubt, figures
+
+
 CHECK = Check(
     name="sampling", question="Is what the subject keeps a fair sample, and all where it must be?",
-    ask=_ask, estimate_s=16.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
+    ask=_ask, estimate_s=19.0, needs=(Need.LOADER, Need.DRIVER, Need.TRAFFIC), thorough=True,
 )  # fmt: skip

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import msgspec
 import pytest
 
-from harness.checks import observer, sampled, sampling
+from harness.checks import observer, sampled, sampling, switched
 from harness.checks.observer import Event, Observed, Ready, Scalar, Stats
 from harness.checks.sampling import Sampled
 from harness.errors import HarnessError
-from harness.results import CheckResult, Verdict
+from harness.results import Cause, CheckResult, Verdict
 from harness.subject import Traffic
 
 _RUN = "5eed"
@@ -81,11 +81,15 @@ _AGAIN = Shape(letter="d", threads=4, share=125, retries=2, answers=True)
 _BELOW = Shape(letter="e", threads=1, share=50)
 _ABOVE = Shape(letter="f", threads=4, share=1500, per_second=20_000)
 _BELOW_AGAIN = Shape(letter="g", threads=1, share=50)
+_JUST_BELOW = Shape(letter="h", threads=1, share=750, per_second=750)
+_JUST_ABOVE = Shape(letter="i", threads=1, share=1500, per_second=1500)
 
 
-def _kept(shape: Shape, keep: Sampler, weight: int) -> Iterator[Event]:
+def _kept(
+    shape: Shape, keep: Sampler, weight: int, numbers: range | None = None
+) -> Iterator[Event]:
     for thread, repeat, number in itertools.product(
-        range(shape.threads), range(1 + shape.retries), range(shape.share)
+        range(shape.threads), range(1 + shape.retries), numbers or range(shape.share)
     ):
         first = "t0-00000000" if shape.one_name else f"t{thread}-{number:08x}"
         datagram = Datagram(
@@ -95,14 +99,15 @@ def _kept(shape: Shape, keep: Sampler, weight: int) -> Iterator[Event]:
         )  # fmt: skip
         for answer in range(1 + shape.answers):
             if keep(datagram):
-                yield _event(datagram, weight, answer=bool(answer))
+                at_ns = number * 1_000_000_000 * shape.threads // shape.per_second
+                yield _event(datagram, weight, answer=bool(answer), at_ns=at_ns)
 
 
-def _event(datagram: Datagram, weight: int, *, answer: bool = False) -> Event:
+def _event(datagram: Datagram, weight: int, *, answer: bool, at_ns: int) -> Event:
     ports = (53, datagram.port) if answer else (datagram.port, 53)
     return {
         "direction": "response" if answer else "query", "sport": ports[0], "dport": ports[1],
-        "id": datagram.id, "name": datagram.name, "sample_n": weight,
+        "id": datagram.id, "name": datagram.name, "sample_n": weight, "ts_ns": at_ns,
     }  # fmt: skip
 
 
@@ -135,13 +140,21 @@ def _share(keep: Sampler = _fair, weight: int = _N) -> Sampled:
 
 
 def _switched(
-    below: Sampler = _always, above: Sampler = _fair, shape: Shape = _ABOVE, odd: int = 1
-) -> Sampled:
-    """Above, the first 100 datagrams come before the window is seen to be."""
+    below: Sampler = _always, above: Sampler = _fair, shape: Shape = _ABOVE, odd: int = 1,
+    begins_at: tuple[int, int] = (750, 100), just_above: Shape = _JUST_ABOVE,
+) -> Sampled:  # fmt: skip
+    """Above, the first 100 datagrams come before the window is seen to be.
+
+    begins_at: the first number that is sampled of the flood just below, and of that just above.
+    """
     events = [*_kept(_BELOW, below, 1), *_kept(_BELOW_AGAIN, below, 1)]
     events += _kept(shape, lambda d: d.thread == 0 and d.turn < 100, odd)
     events += _kept(shape, lambda d: not (d.thread == 0 and d.turn < 100) and above(d), _N)
-    return sampling.read(_seen((_BELOW, shape, _BELOW_AGAIN), events))
+    for near, first in zip((_JUST_BELOW, just_above), begins_at, strict=True):
+        events += _kept(near, _always, 1, range(first))
+        if first < near.share:
+            events += _kept(near, above, _N, range(first, near.share))
+    return sampling.read(_seen((_BELOW, shape, _BELOW_AGAIN, _JUST_BELOW, just_above), events))
 
 
 def _judged(
@@ -162,8 +175,10 @@ def test_a_fair_sample_passes(fair: Sampled) -> None:
 
     assert result.verdict is Verdict.PASS, result.summary
     assert "of 100000 kept at 1 in 10, believed 9612 to 10392 (error 4e-05)" in result.summary
-    assert "all below 1000/s" in result.summary
-    assert {figure.name: figure.value for figure in result.figures}["sent"] == 100_000
+    assert "all below 1000/s and a sample above, asked at 0.75 and 1.5 times" in result.summary
+    figures = {figure.name: figure.value for figure in result.figures}
+    assert figures["sent"] == 100_000
+    assert figures["judged just below the threshold"] > 600 < figures["judged just above it"]
 
 
 _TURNS = itertools.count()
@@ -297,8 +312,13 @@ def test_one_in_one_keeps_all(fair: Sampled) -> None:
         (_switched(odd=7), "sample_n is 7 in an event, neither 1 nor 10"),
         (_switched(above=_always), "above the threshold: 5900 of 5900 kept, believed are"),
         (_switched(above=lambda d: _coin(d.port, d.id, d.name, one_in=20)), "believed are"),
+        (_switched(begins_at=(60, 100)), "sampled below the threshold of 1000/s, from "),
+        (
+            _switched(begins_at=(750, 1500)),
+            "not sampled above the threshold of 1000/s, up to 1500/s",
+        ),
     ],
-    ids=["always on", "weight", "on, keeps all", "1 in 20"],
+    ids=["always on", "weight", "on, keeps all", "1 in 20", "too soon", "too late"],
 )
 def test_sampling_begins_at_the_threshold(fair: Sampled, switched: Sampled, says: str) -> None:
     """Off below, on above, 1 in 10 of what was above."""
@@ -329,6 +349,22 @@ def test_a_load_that_was_not_reached_is_unknown(fair: Sampled) -> None:
 
     assert result.verdict is Verdict.UNKNOWN
     assert "only 1500/s were reached, 2000/s are needed" in result.summary
+
+
+def test_a_load_just_above_that_was_not_reached_is_unknown(fair: Sampled) -> None:
+    """Nor has one that could not send a second of 1.5 times the threshold."""
+    slow = replace(_JUST_ABOVE, per_second=900)
+
+    result = _judged(share=fair, switched=_switched(begins_at=(750, 1500), just_above=slow))
+
+    assert (result.verdict, result.cause) == (Verdict.UNKNOWN, Cause.INFRA)
+    assert "and 0 just above the load is known, not of 200" in result.summary
+
+
+@pytest.mark.parametrize("threshold", [0, 199, 5001])
+def test_a_threshold_that_a_second_cannot_show_is_not_asked_for(threshold: int) -> None:
+    """Windows of a few datagrams, or floods that fill the buffer."""
+    assert threshold not in switched.THRESHOLDS
 
 
 @pytest.mark.parametrize("output", ["", "x\n", "0\n", "2\nhello\n", '2\n{"label":"a"}\n'])

@@ -67,6 +67,11 @@ _ALL = (
         says=r"1[01]\d{3} of 100000 kept, believed are",
     ),
     Mutant(
+        name="early_sampling", does="samples from 620 a second on where 1,000 are agreed",
+        by=("sampling",), cause=Cause.BEHAVIOUR,
+        says=r"sampled below the threshold of 1000/s, from [67]\d\d/s on",
+    ),
+    Mutant(
         name="uncounted_overflow", does="loses events and counts them nowhere",
         by=("overflow",), cause=Cause.BEHAVIOUR, says=r"\d{4} hits, but \d{1,3} in all classes",
     ),
