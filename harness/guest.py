@@ -17,18 +17,24 @@ import socket
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from harness.errors import HarnessError
 
 GREETING = b"km: guest up"
+_LONG_ANSWERED = "guest-exec-status"
 _SYNC_EVERY_S = 0.1  # what comes before the agent opens its port is flushed: ask again soon
 _WATCH_EVERY_S = 0.5
 _LINE_LIMIT = 32 << 20  # the agent caps captured output at 16 MiB, 22 MiB in base64
 _NOISE_LIMIT = 1 << 20  # of lines that answer no request of ours, while we wait for one
 _VALUES_LIMIT = 10_000  # in one answer; the agent's have a handful, their bulk is one string
-_SLOWEST_BYTES_S = 4096  # of a long answer, on the average: a trickle is no answer
+# Of a long answer, on the average. Real guests under TCG gave, on two cores: 110 kB/s with nothing
+# beside them, 25-33 kB/s beside 8 busy processes (x86, counted, arm64), 13 kB/s beside 24, where a
+# boot takes longer than it may. So _LINE_LIMIT has 36 minutes, and no request holds a cell longer.
+_SLOWEST_BYTES_S = 16 << 10
+_GRACE = 4  # a call's timeout that often may pass before the rate counts
+_SHOWN = 80  # characters of a line that is no answer
 CALL_TIMEOUT_S = 30.0
 _FILE_LIMIT = 256 << 20
 
@@ -72,6 +78,56 @@ class CommandResult:
         return self.stderr.decode(errors="replace")
 
 
+@dataclass(kw_only=True, slots=True)
+class _Deadline:
+    """Until when an answer is waited for; a long one for longer, while it comes and fast enough."""
+
+    wait_s: float  # for its first byte, and for the next ones
+    renewed: bool = False
+    started: float = field(default_factory=time.monotonic)
+    at: float = 0.0  # in monotonic seconds
+    received: int = 0  # bytes, of all lines
+
+    def __post_init__(self) -> None:
+        self.at = self.started + self.wait_s
+
+    def came(self, size: int) -> None:
+        self.received += size
+        if self.renewed:
+            slowest = self.started + _GRACE * self.wait_s + self.received / _SLOWEST_BYTES_S
+            self.at = min(time.monotonic() + self.wait_s, slowest)
+
+
+@dataclass(slots=True)
+class _Noise:
+    """Whole lines that answer no request of ours, since the last request."""
+
+    lines: int = 0
+    size: int = 0  # bytes
+    last: bytes = b""
+
+    def add(self, line: bytes) -> None:
+        self.lines += 1
+        self.size += len(line) + 1
+        self.last = line[:_SHOWN]
+        if self.size > _NOISE_LIMIT:
+            raise GuestLostError(
+                f"the guest's channel carried over {_NOISE_LIMIT >> 10:,} KiB that answer no request",
+                hint="does a command write to the agent's port (/dev/ttyS1)?",
+            )
+
+    def told(self, unended: bytearray) -> str:
+        """In words, with what came of a line that has no end; "" when nothing came."""
+        words = []
+        if self.lines:
+            last = self.last.decode(errors="replace")
+            words.append(f"lines that answer no request ({self.lines:,}, the last {last!r})")
+        if unended:
+            begins = unended[:_SHOWN].decode(errors="replace")
+            words.append(f"{len(unended):,} bytes without a line end that begin {begins!r}")
+        return " and ".join(words)
+
+
 class Guest(Protocol):
     """A booted guest, whatever carries the commands."""
 
@@ -90,7 +146,8 @@ class AgentGuest:
 
     watch is called at least every half second while we wait; it raises GuestLostError when the
     guest's process has ended or its console shows that waiting is in vain. call_timeout_s: how long
-    the agent may take to answer one request, whatever the command that it runs.
+    the agent may take to answer one request, whatever the command that it runs; CALL_TIMEOUT_S, if
+    it is not said.
     """
 
     def __init__(
@@ -98,45 +155,42 @@ class AgentGuest:
         stream: socket.socket,
         watch: Callable[[], None],
         *,
-        call_timeout_s: float = CALL_TIMEOUT_S,
+        call_timeout_s: float | None = None,
     ) -> None:
-        self._call_timeout_s = call_timeout_s
+        self._call_timeout_s = CALL_TIMEOUT_S if call_timeout_s is None else call_timeout_s
         self._stream = stream
         self._stream.setblocking(False)
         self._watch = watch
         self._buffer = bytearray()
+        self._noise = _Noise()
 
     def wait_ready(self, timeout_s: float, *, since: float | None = None) -> None:
         """Return once the agent has answered a synchronisation that we sent.
 
         since: when the boot began, in monotonic seconds; now, if it is not said.
         """
-        deadline = (time.monotonic() if since is None else since) + timeout_s
-        self._wait_greeting(deadline, timeout_s)
-        while True:
-            token = secrets.randbits(52)
-            sync = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
-            self._send(b"\xff" + _encoded(sync), deadline)
-            try:
-                self._answer_with(
-                    lambda reply, token=token: reply.get("return") == token,  # type: ignore[misc]
-                    min(deadline, time.monotonic() + _SYNC_EVERY_S),
-                )
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise GuestLostError(
-                        f"the guest came up but its agent did not answer within the boot's {timeout_s:g} s",
-                        reason="hang",
-                    ) from None
-            else:
-                return
+        begun = time.monotonic() if since is None else since
+        boot = _Deadline(wait_s=timeout_s, started=begun)
+        self._noise = _Noise()
+        try:
+            self._wait_greeting(boot)
+        except TimeoutError:
+            raise self._lost(
+                f"the guest did not come up within the boot's {timeout_s:g} s"
+            ) from None
+        try:
+            self._synchronise(boot)
+        except TimeoutError:
+            raise self._lost(
+                f"the guest came up but its agent did not answer within the boot's {timeout_s:g} s"
+            ) from None
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
         started = time.monotonic()
         pid = self._exec(argv, capture=True, stdin=stdin)
         delay_s = 0.01
         while True:
-            state = self._call("guest-exec-status", {"pid": pid})
+            state = self._call(_LONG_ANSWERED, {"pid": pid})
             if state.get("exited") is True:
                 break
             if time.monotonic() - started > timeout_s:
@@ -198,17 +252,18 @@ class AgentGuest:
 
     def _call(self, command: str, arguments: dict[str, object]) -> dict[str, object]:
         """One request and the answer that carries its nonce; other answers are drained."""
-        deadline = time.monotonic() + self._call_timeout_s
+        # Only a command that ended has a long answer: what it wrote.
+        deadline = _Deadline(wait_s=self._call_timeout_s, renewed=command == _LONG_ANSWERED)
         nonce = secrets.token_hex(8)
-        self._send(_encoded({"execute": command, "arguments": arguments, "id": nonce}), deadline)
+        request = _encoded({"execute": command, "arguments": arguments, "id": nonce})
+        self._noise = _Noise()
         try:
-            answer = self._answer_with(
-                lambda reply: reply.get("id") == nonce, deadline, renew_s=self._call_timeout_s
-            )
+            self._send(request, deadline)
+            answer = self._answer_with(lambda reply: reply.get("id") == nonce, deadline)
         except TimeoutError:
-            raise GuestLostError(
-                f"the guest did not answer '{command}' within {self._call_timeout_s:g} s",
-                reason="hang",
+            within_s = round(deadline.at - deadline.started, 1)
+            raise self._lost(
+                f"the guest did not answer '{command}' within {within_s:g} s"
             ) from None
         error = answer.get("error")
         if isinstance(error, dict):
@@ -218,42 +273,77 @@ class AgentGuest:
             raise GuestLostError(f"the agent's answer to '{command}' is no object: {result!r:.80}")
         return result
 
-    def _answer_with(
-        self,
-        wanted: Callable[[dict[str, object]], bool],
-        deadline: float,
-        *,
-        renew_s: float = 0.0,
-    ) -> dict[str, object]:
-        """The first wanted reply. renew_s: how long the guest may pause within a long one."""
-        noise = 0
-        while noise <= _NOISE_LIMIT:
-            line = self._line(deadline, renew_s=renew_s)
-            try:
-                reply = None if _overgrown(line) else json.loads(line)
-            except (ValueError, RecursionError):
-                reply = None  # what the tty held before it was raw, or a kernel message
-            if isinstance(reply, dict) and wanted(reply):
-                return reply
-            noise += len(line) + 1
-        raise GuestLostError(
-            f"the guest's channel carried over {_NOISE_LIMIT >> 10:,} KiB that answer no request",
+    def _lost(self, message: str) -> GuestLostError:
+        """A guest that said nothing at all hangs; one that said something else is not believed.
+
+        After synchronisation an agent says nothing unasked and answers in order, and nobody asks on
+        after an answer that did not come: there is no late one to be taken for noise.
+        """
+        came = self._noise.told(self._buffer)
+        if not came:
+            return GuestLostError(
+                message, reason="hang", hint="the console log shows how far the guest came"
+            )
+        return GuestLostError(
+            f"{message}; instead came {came}",
             hint="does a command write to the agent's port (/dev/ttyS1)?",
         )
 
-    def _wait_greeting(self, deadline: float, timeout_s: float) -> None:
-        try:
-            while GREETING not in self._line(deadline):
-                pass
-        except TimeoutError:
-            raise GuestLostError(
-                f"the guest did not come up within the boot's {timeout_s:g} s", reason="hang",
-                hint="the console log shows how far the kernel came",
-            ) from None  # fmt: skip
+    def _answer_with(
+        self,
+        wanted: Callable[[dict[str, object]], bool],
+        deadline: _Deadline,
+        *,
+        expected: Callable[[dict[str, object]], bool] = lambda reply: False,
+    ) -> dict[str, object]:
+        """The first wanted reply. Others are noise, but for those that are expected, too."""
+        while True:
+            line = self._line(deadline)
+            try:
+                reply = None if _overgrown(line) else json.loads(line)
+            except (ValueError, RecursionError):
+                reply = None  # no JSON
+            if isinstance(reply, dict):
+                if wanted(reply):
+                    return reply
+                if expected(reply):
+                    continue
+            self._noise.add(line)
 
-    def _line(self, deadline: float, *, renew_s: float = 0.0) -> bytes:
+    def _wait_greeting(self, boot: _Deadline) -> None:
+        while GREETING not in (line := self._line(boot)):
+            if line:  # the greeting begins with a line end
+                self._noise.add(line)
+
+    def _synchronise(self, boot: _Deadline) -> None:
+        """Ask until an answer is to what we asked last: nothing earlier comes after it.
+
+        What we sent before the agent opened its port is lost but for its end, which the agent
+        answers with errors; what it answers late is expected, too.
+        """
+        asked: list[int] = []
+        self._noise = _Noise()  # what came before the greeting has been made good by it
+
+        def expected(reply: dict[str, object]) -> bool:
+            return "error" in reply or reply.get("return") in asked
+
+        while True:
+            asked.append(secrets.randbits(52))
+            sync = {"execute": "guest-sync-delimited", "arguments": {"id": asked[-1]}}
+            self._send(b"\xff" + _encoded(sync), boot)
+            soon = _Deadline(wait_s=min(_SYNC_EVERY_S, boot.at - time.monotonic()))
+            try:
+                self._answer_with(
+                    lambda reply: reply.get("return") == asked[-1], soon, expected=expected
+                )
+            except TimeoutError:
+                if time.monotonic() >= boot.at:
+                    raise
+            else:
+                return
+
+    def _line(self, deadline: _Deadline) -> bytes:
         searched = 0
-        started = time.monotonic()
         while True:
             end = self._buffer.find(b"\n", searched)
             if end >= 0:
@@ -273,10 +363,9 @@ class AgentGuest:
             if not chunk:
                 self._channel_closed()
             self._buffer += chunk
-            slowest = started + renew_s + len(self._buffer) / _SLOWEST_BYTES_S
-            deadline = max(deadline, min(time.monotonic() + renew_s, slowest))
+            deadline.came(len(chunk))
 
-    def _send(self, data: bytes, deadline: float) -> None:
+    def _send(self, data: bytes, deadline: _Deadline) -> None:
         view = memoryview(data)
         while view:
             self._wait(deadline, readable=False)
@@ -293,11 +382,11 @@ class AgentGuest:
             self._pause(0.1)
         raise GuestLostError("the guest's channel closed while QEMU still runs")
 
-    def _wait(self, deadline: float, *, readable: bool) -> None:
+    def _wait(self, deadline: _Deadline, *, readable: bool) -> None:
         """Until the stream is ready. Raises TimeoutError at the deadline."""
         while True:
             self._watch()
-            left_s = deadline - time.monotonic()
+            left_s = deadline.at - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError
             sides = ([self._stream], []) if readable else ([], [self._stream])

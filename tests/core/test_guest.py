@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
-from harness.guest import AgentGuest, CommandTimeoutError, GuestLostError
+from harness.guest import (
+    _GRACE,
+    _LINE_LIMIT,
+    _SLOWEST_BYTES_S,
+    CALL_TIMEOUT_S,
+    AgentGuest,
+    CommandTimeoutError,
+    GuestLostError,
+    _Deadline,
+)
 
 Peer = Callable[[socket.socket, dict[str, Any]], None]
 
@@ -183,6 +192,41 @@ def test_a_guest_that_never_greets_hangs() -> None:
     assert caught.value.reason == "hang"
 
 
+def test_what_an_agent_says_of_half_requests_is_no_attack() -> None:
+    """It opened its port in the middle of them; then it hangs. Measured on every other boot."""
+    seen = 0
+
+    def peer(stream: socket.socket, request: dict[str, Any]) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:  # late: by then it is asked again
+            _say(stream, {"error": {"class": "GenericError", "desc": "JSON parse error"}})
+            time.sleep(0.2)
+            _answer(stream, request, request["arguments"]["id"])
+
+    with (
+        _agent(peer) as guest,
+        pytest.raises(GuestLostError, match="its agent did not answer") as caught,
+    ):
+        guest.wait_ready(1.0)
+
+    assert (caught.value.reason, seen > 2) == ("hang", True)
+
+
+@pytest.mark.parametrize("greeting", [b"A" * 4000, b"junk\nkm: guest up\n"], ids=["no", "then"])
+def test_a_guest_that_comes_up_with_noise_alone_is_lost(greeting: bytes) -> None:
+    """It is not silent, and it is not our agent."""
+
+    def peer(stream: socket.socket, request: dict[str, Any]) -> None:
+        _say(stream, {"return": 0})
+
+    with _agent(peer, greeting=greeting) as guest, pytest.raises(GuestLostError) as caught:
+        guest.wait_ready(0.5)
+
+    assert caught.value.reason == "guest-lost"
+    assert "instead came" in caught.value.message
+
+
 def test_a_closed_channel_is_a_lost_guest() -> None:
     """QEMU died: the watch would say how; without its word we still do not wait."""
 
@@ -227,25 +271,80 @@ def test_a_channel_full_of_noise_loses_the_guest() -> None:
             guest.run(["/bin/x"], timeout_s=5)
 
 
-def test_an_answer_that_trickles_is_no_answer() -> None:
+def _drips(stream: socket.socket, data: bytes, bytes_s: int) -> None:
+    """Send it in bits at that rate, as long as somebody takes it."""
+    bit = bytes_s // 50
+    with contextlib.suppress(OSError):
+        for start in range(0, len(data), bit):
+            stream.sendall(data[start : start + bit])
+            time.sleep(0.02)
+
+
+def test_only_the_answer_with_a_command_s_output_may_be_long() -> None:
     """A byte now and then would keep us waiting for years."""
 
     def peer(stream: socket.socket, request: dict[str, Any]) -> None:
         if request["execute"] == "guest-sync-delimited":
             _answer(stream, request, request["arguments"]["id"])
         else:
-            with contextlib.suppress(OSError):
-                for _ in range(1000):
-                    stream.sendall(b" ")
-                    time.sleep(0.05)
+            _drips(stream, b" " * 2000, 50)
 
     with _agent(peer, call_timeout_s=1.0) as guest:
         guest.wait_ready(5)
         started = time.monotonic()
-        with pytest.raises(GuestLostError, match="did not answer 'guest-exec' within 1 s"):
+        with pytest.raises(
+            GuestLostError, match=r"did not answer 'guest-exec' within 1 s; instead came \d+ bytes"
+        ) as caught:
             guest.run(["/bin/x"], timeout_s=5)
 
+    assert caught.value.reason == "guest-lost"
     assert time.monotonic() - started < 10
+
+
+def _dripping(out: bytes, bytes_s: int) -> Peer:
+    """A peer whose command ends with that output, which comes at that rate."""
+    honest = _runs()
+
+    def peer(stream: socket.socket, request: dict[str, Any]) -> None:
+        if request["execute"] == "guest-exec-status":
+            state = {"exited": True, "exitcode": 0, "out-data": base64.b64encode(out).decode()}
+            answer = {"return": state, "id": request["id"]}
+            _drips(stream, json.dumps(answer).encode() + b"\n", bytes_s)
+        else:
+            honest(stream, request)
+
+    return peer
+
+
+def test_a_long_answer_has_the_time_that_a_slow_guest_needs() -> None:
+    """Three times as long as a call's timeout: it is the pauses that may not be longer."""
+    out = bytes(60_000)
+    with _agent(_dripping(out, 50_000), call_timeout_s=0.5) as guest:
+        guest.wait_ready(5)
+
+        assert guest.run(["/bin/x"], timeout_s=5).stdout == out
+
+
+def test_a_long_answer_that_trickles_is_bounded_by_its_rate() -> None:
+    """At half the rate that counts as slow, 32 MiB would hold the cell for more than an hour."""
+    out = bytes(1 << 20)
+    with _agent(_dripping(out, _SLOWEST_BYTES_S // 2), call_timeout_s=0.5) as guest:
+        guest.wait_ready(5)
+        started = time.monotonic()
+        with pytest.raises(GuestLostError, match=r"bytes without a line end") as caught:
+            guest.run(["/bin/x"], timeout_s=0.1)
+
+    assert caught.value.reason == "guest-lost"
+    assert time.monotonic() - started < 20  # the whole answer would take three minutes
+
+
+def test_no_request_holds_a_cell_for_hours() -> None:
+    """The longest answer, at the slowest rate."""
+    deadline = _Deadline(wait_s=CALL_TIMEOUT_S, renewed=True)
+    deadline.came(_LINE_LIMIT)
+    assert deadline.at - deadline.started <= CALL_TIMEOUT_S + 1  # a pause is a pause
+
+    assert _GRACE * CALL_TIMEOUT_S + _LINE_LIMIT / _SLOWEST_BYTES_S < 40 * 60
 
 
 def test_an_answer_nested_without_end_is_noise() -> None:
