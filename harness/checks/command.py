@@ -234,10 +234,9 @@ def environment(context: Context) -> Mapping[str, str]:
 
 
 def _ended(context: Context) -> Ended:
+    answer = context.guest.read_file(f"{_DIR}/answer")
     try:
-        status, timed_out, out, err, lost = session.parse_answer(
-            context.guest.read_file(f"{_DIR}/answer")
-        )
+        status, timed_out, out, err, lost = session.parse_answer(answer)
     except GuestLostError as error:  # the guest answers: only the runner is gone
         raise HarnessError(
             error.message, hint="does the command kill what it did not start?"
