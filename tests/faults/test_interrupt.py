@@ -337,7 +337,6 @@ def test_a_run_that_is_killed_at_any_moment_is_gone_on_with(
 
     with start(*words, cache=cache) as last:
         assert last.child.wait(_RUN_S) == 0, last.said
-    assert all("removed what a killed run left" in run.said for run in runs[2:4])
     assert f"resumed: 1 of 1 cells are finished: {OLDEST}" in runs[-1].said
     assert not _boots(last, OLDEST)
     assert _verdicts(report) == [Verdict.PASS]
@@ -369,7 +368,6 @@ def test_an_image_in_the_making_is_not_waited_for(
         status, took_s = run.told(signal.SIGINT)
 
     assert (status, took_s < _SOON_S) == (3, True), run.said
-    assert "removed what a killed run left" in run.said
     assert _verdicts(tmp_path / "report") == [Verdict.UNKNOWN]
     with engine() as client:
         assert client is not None
