@@ -7,7 +7,10 @@ limiter work, with settings that drop nothing, so that what they keep would be s
 Readings are taken at rest, after each twentieth of the events:
 
 - resident memory of the loader (smaps_rollup: exact to a page),
-- kernel memory (footprint.py): every slab, per-CPU and vmalloc byte of the machine,
+- kernel memory (footprint.py): every byte of the machine's slabs, per-CPU memory and vmalloc, save
+  slabs that pressure gives back. A memory cgroup is no third thing beside them: it is charged for
+  pages that are in these figures (BPF maps since 5.11, sockets, slabs), whosever they are; and here
+  all processes are in the root cgroup, which keeps no count of kernel memory,
 - before and after the events: memory and elements of each map. A map of which the kernel takes all
   memory when it is made can leak without either of the above moving; its elements are counted.
 
