@@ -14,8 +14,11 @@ settings, the subject's own loader. Three things are measured in one guest:
    cpu_share`. The high end is taken at the offered rate, the low one at the rate that was reached
    if that was less: more load never costs less in all. Below half of the offered load the answer is
    `unknown`, unless even so little costs more than is allowed.
-3. Throughput of a UDP flood with the subject over that without, in the order A B B A; its
-   interval is Student's t on the logarithms of neighbours' ratios, 95 %. No limit: a report.
+3. Throughput of a UDP flood with the subject over that without. The order is four floods without
+   it, four with it, the load, four with it, four without: two blocks, AB and BA, in which a steady
+   drift cancels. The interval is Student's t on
+   the logarithms of eight ratios, 95 % if these are independent; floods of one block share what
+   the machine did meanwhile, and then it is too narrow. No limit: a report.
 
 **Programs are judged as compiled code.** A kernel before 5.6 interprets them unless it was built
 with BPF_JIT_ALWAYS_ON, as those of most distributions are (Linux commit 81c22041d9f1, "bpf, x86,
@@ -377,8 +380,8 @@ def _account(measured: Measured, terms: Terms) -> str:
         f"with the trap: {units.low:.1f} to {units.high:.1f} empty kprobes",
         f"reached: {_reached(measured):,.0f} a second",
         f"throughput of a flood with the subject, over without: DNS {_ratio(measured.ratio)}, "
-        f"other UDP {_ratio(measured.other_ratio)} ({PAIRS} pairs, ABBA, t-interval of the "
-        "logarithms, 95 %)",
+        f"other UDP {_ratio(measured.other_ratio)} ({PAIRS} pairs in two blocks, AB and BA; "
+        "t-interval of the logarithms, 95 % if the pairs are independent)",
     ]
     if terms.counted:
         low, high = yardstick.published_ns(terms.machine)

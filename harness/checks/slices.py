@@ -101,7 +101,10 @@ def _slice(flood: _Flood, gone: tuple[int, int]) -> Slice:
 
 
 def throughput_ratio(without: Sequence[Slice], within: Sequence[Slice]) -> Interval:
-    """Geometric mean of `within` over `without`, pair by pair, with its 95 % t-interval."""
+    """Geometric mean of `within` over `without`, pair by pair, with its 95 % t-interval.
+
+    The pairs come in two blocks of LEGS and are taken for independent (`overhead`).
+    """
     if len(without) != len(within) or len(without) != PAIRS:
         raise HarnessError(
             f"{len(without)} floods without the subject, {len(within)} with it: not {PAIRS} pairs"
