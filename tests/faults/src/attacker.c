@@ -3,7 +3,9 @@
  * Stands where the guest's agent stands and attacks the host: one attack for each word of
  * km.attack=WORD,WORD,… on the kernel command line. Each begins with the first guest-exec that the
  * host asks for and ends when the host writes a line without a request in it; then we greet again.
- * Between a greeting and the attack, synchronisation is answered as the agent would.
+ * Between a greeting and the attack, synchronisation is answered as the agent would. A word that is
+ * no attack is silence. As rdinit=, with attack_on=RELEASE on the command line (the kernel makes it
+ * our environment), it leaves other kernels to their init.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -157,10 +160,23 @@ static void open_port(void)
 	tcsetattr(port, TCSANOW, &tty);
 }
 
-int main(void)
+static int for_another_kernel(void)
+{
+	const char *wanted = getenv("attack_on");
+	struct utsname ours;
+
+	return wanted && !uname(&ours) && strcmp(ours.release, wanted);
+}
+
+int main(int argc, char *argv[])
 {
 	char *rest;
 
+	(void)argc;
+	if (getpid() == 1 && for_another_kernel()) {
+		execv("/init", argv);
+		return 1;
+	}
 	open_port();
 	rest = attacks();
 	for (char *how = strsep(&rest, ","); how; how = strsep(&rest, ",")) {
