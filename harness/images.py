@@ -67,6 +67,7 @@ COPY vmlinuz {container.VMLINUZ}
 LABEL {RECIPE_LABEL}="{{recipe}}" {KERNEL_LABEL}="{{kernel}}"
 LABEL {NAME_LABEL}="{{name}}" {RELEASE_LABEL}="{{release}}"
 """
+_NO_COMMAND = "#(nop)"  # how the engine's builder words a step that runs nothing
 _CHUNK_BYTES = 1 << 20
 _YOUNG_S = 300.0
 _ENGINE_TIMEOUT_S = 600  # an import of the base on a slow disk
@@ -158,16 +159,36 @@ def remove_half_made() -> int:
     if client is None:
         return 0
     removed = 0
-    now = datetime.datetime.now(datetime.UTC)
     with contextlib.closing(client), contextlib.suppress(*engine_stream.GONE):
+        _remove_builders(client)
         for image in client.images.list(filters={"dangling": True, "label": RECIPE_LABEL}):
-            # Nanoseconds are more digits than datetime reads.
-            made = re.sub(r"\.\d+", "", str(image.attrs.get("Created", "")))
-            with contextlib.suppress(docker.errors.APIError, ValueError):
-                if (now - datetime.datetime.fromisoformat(made)).total_seconds() > _YOUNG_S:
+            if _is_old(image.attrs.get("Created")):
+                with contextlib.suppress(docker.errors.APIError):
                     client.images.remove(str(image.id))
                     removed += 1
     return removed
+
+
+def _remove_builders(client: docker.DockerClient) -> None:
+    """Containers of builds in which the engine was killed: it does not know them for its own."""
+    for built in client.containers.list(
+        all=True, filters={"label": RECIPE_LABEL}, ignore_removed=True
+    ):
+        # Guests, and what a person runs of our images, have commands of their own.
+        words = built.attrs.get("Config", {}).get("Cmd") or []
+        ours = any(word == _WARM or word.startswith(_NO_COMMAND) for word in words)
+        if ours and _is_old(built.attrs.get("Created")):
+            with contextlib.suppress(docker.errors.APIError):
+                built.remove(force=True, v=True)
+
+
+def _is_old(created: object) -> bool:
+    try:
+        # Nanoseconds are more digits than datetime reads.
+        made = datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", str(created)))
+        return (datetime.datetime.now(datetime.UTC) - made).total_seconds() > _YOUNG_S
+    except (ValueError, TypeError):
+        return False
 
 
 def recipe_digest(base: str, guest_key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -185,3 +186,46 @@ def test_what_the_engine_loses_is_made_again(
     assert why.startswith("infra: ")
     assert why.endswith(f"there is no kernel container '{images.REPOSITORY}:{_HIT}'")
     assert all(cell.verdict is Verdict.PASS for cell in run.cells)
+
+
+def test_an_engine_killed_in_a_build_costs_one_try_of_one_cell(
+    asked: Callable[..., Matrix], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In mid-stream: the SDK then fails with errors that are not its own.
+
+    The build's container stays in the engine until the next start.
+    """
+    for name in ("_DOCKERFILE", "_WARM"):
+        slow = getattr(images, name).replace("import sys;", "import sys, time; time.sleep(5);")
+        monkeypatch.setattr(images, name, slow)
+    killed: list[str] = []
+
+    def kill_in_a_build() -> None:
+        with contextlib.closing(docker.DockerClient(base_url=engine.host)) as client:
+            # The one that sleeps: containers of other steps never run.
+            if until(lambda: client.containers.list(ignore_removed=True)):
+                killed.extend(engine.containers())
+                engine.end(signal.SIGKILL)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Phase) and "building the kernel container" in event.detail:
+            if not builder.ident:
+                builder.start()
+        elif isinstance(event, Phase) and "waiting for the Docker engine" in event.detail:
+            engine.start()
+
+    builder = threading.Thread(target=kill_in_a_build)
+    made = asked(only=2)
+    made.on_event = listen
+
+    run = made.run()
+
+    builder.join()
+    assert _attempts(run) == {_BEFORE: ("pass", 2), _HIT: ("pass", 1)}
+    (why,) = run.cells[0].earlier
+    assert why.startswith("infra: the Docker engine failed at 'kernel-test:6.1-before': ")
+    assert engine.containers() == killed != []
+    images.remove_half_made()  # too young: somebody may still build
+    assert engine.containers() == killed
+    monkeypatch.setattr(images, "_YOUNG_S", 0.0)
+    images.remove_half_made()
