@@ -17,9 +17,8 @@ a shortage that is not there is the machine's. dnsperf does not say it: there, w
 without the silences is excused. What is excused is offered once more, and then it is `unknown`. The
 summary of a pass says what was wrong at first, and which rate dnsperf did not reach.
 
-A correct subject fails, under dnsperf alone, when a machine starved more than half of the windows of
-a stretch and yet offered twice the limit (xadd), or paused at four window ends in a row, each time
-for 2 % of the stretch but never for a whole window (gcra).
+So a limiter that loses some windows under dnsperf alone is `unknown`; no machine, however often it
+stands still, makes a failure of a shortage.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ the same in a guest that was never suspended.
 
 from __future__ import annotations
 
-import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,17 +181,19 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
     hide a shortage, never make one; with it, no more than limit * T + burst come.
 
     A machine that stood still for a window or more has offered nothing, and where the generator did
-    not say when it sent (else see `due`), nothing tells but the silence itself. `supplied_per_s` leaves silences out: for windows their median, which stays the
-    promise when fewer than half of them were starved; for a bucket the mean without the time by
-    which silences exceed the window that it can save up. If that keeps the promise and the whole
-    does not, it is not known who was silent.
+    not say when it sent (else see `due`), nothing tells but the silence itself. `supplied_per_s`
+    leaves silences out, so that it is the promise at least however often the machine stood still.
+    For windows it is the best one: of twice the limit on the average, one had that much. For a
+    bucket it is the mean of the time without silences of more than one and a half of its intervals:
+    only in them can it overflow, or save what has not come yet. If that keeps the promise and the
+    whole does not, it is not known who was silent.
     """
     width, limit = promise.window_ns, promise.limit
     held = counts(sorted_ns, span.start_ns, width, (span.end_ns - span.start_ns) // width)
     if promise.in_windows:
         floor = max(0, promise.burst - (promise.cpus - 1)) * NS_PER_S / width
         per_s = sum(held) / len(held) * NS_PER_S / width
-        supplied = statistics.median(held) * NS_PER_S / width
+        supplied = max(held) * NS_PER_S / width
         return Delivered(
             per_s=per_s, floor_per_s=floor, ceiling_per_s=promise.burst * NS_PER_S / width,
             windows=held, supplied_per_s=supplied,
@@ -203,10 +204,7 @@ def delivered(sorted_ns: Sequence[int], span: Span, promise: Promise) -> Deliver
     return Delivered(
         per_s=sum(held[:best]) / seconds, floor_per_s=limit * (1 - _PAUSE) - 1 / seconds,
         ceiling_per_s=limit + (promise.burst + 1) / seconds, windows=held,
-        supplied_per_s=max(
-            _without_silences(sorted_ns, span.start_ns, span.start_ns + end * width, width)
-            for end in ends
-        ),
+        supplied_per_s=_without_silences(sorted_ns, span, limit),
     )  # fmt: skip
 
 
@@ -242,23 +240,21 @@ def due(
     return found
 
 
-def _without_silences(sorted_ns: Sequence[int], start_ns: int, end_ns: int, saved_ns: int) -> float:
-    """Events a second of the time that is left when silences count for `saved_ns` at most."""
-    gaps = _gaps(sorted_ns, start_ns, end_ns)
-    left_ns = sum(min(gap, saved_ns) for gap in gaps)
-    return (len(gaps) - 1) * NS_PER_S / left_ns
+def _without_silences(sorted_ns: Sequence[int], span: Span, limit: int) -> float:
+    """Events a second of the time that is left; one at either end of a stretch of it is not missed."""
+    (came,) = counts(sorted_ns, span.start_ns, span.end_ns - span.start_ns, 1)
+    left_ns = (
+        span.end_ns - span.start_ns - silences_ns(sorted_ns, span, 3 * NS_PER_S // (2 * limit))
+    )
+    return (came + 2) * NS_PER_S / max(1, left_ns)
 
 
 def silences_ns(sorted_ns: Sequence[int], span: Span, longer_than_ns: int) -> int:
     """How much of a span is silences that are longer than this."""
-    gaps = _gaps(sorted_ns, span.start_ns, span.end_ns)
+    inside = sorted_ns[bisect_left(sorted_ns, span.start_ns) : bisect_left(sorted_ns, span.end_ns)]
+    edges = [span.start_ns, *inside, span.end_ns]
+    gaps = [after - before for before, after in pairwise(edges)]
     return sum(gap for gap in gaps if gap > longer_than_ns)
-
-
-def _gaps(sorted_ns: Sequence[int], start_ns: int, end_ns: int) -> list[int]:
-    """From the start to the first event, between events, and from the last one to the end."""
-    inside = sorted_ns[bisect_left(sorted_ns, start_ns) : bisect_left(sorted_ns, end_ns)]
-    return [after - before for before, after in pairwise([start_ns, *inside, end_ns])]
 
 
 def timeline(
