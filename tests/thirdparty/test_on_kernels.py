@@ -12,8 +12,8 @@ import pytest
 
 from harness import baseroot, build, initramfs, objcheck, prediction, rundir, vm
 from harness.cache import Cache
-from harness.checks import attach, crosscheck, load
-from harness.checks.context import OBJCHECK, SUBJECT_DIR, Check, Context
+from harness.checks import attach, crosscheck, load, verifier
+from harness.checks.context import OBJCHECK, SUBJECT_DIR, Context
 from harness.guest import AgentGuest
 from harness.objcheck import FeaturesAnswer
 from harness.place import Local
@@ -93,8 +93,7 @@ def _context(booted: Booted, tools: Tools, name: str, manifest: str) -> Context:
 
 
 def _asked(context: Context) -> dict[str, CheckResult]:
-    asked: tuple[Check, ...] = (load.CHECK, crosscheck.CHECK, attach.CHECK)
-    return {check.name: check.ask(context) for check in asked}
+    return {check.name: check.ask(context) for check in _ASKED}
 
 
 _PASS = (Verdict.PASS, Cause.NONE)
@@ -131,52 +130,61 @@ _CHOICES = {
         optional = true
         """,
 }
-# (tool, with a manifest) → verdict and cause of load and attach: on the oldest kernel, the newest
+_ASKED = (load.CHECK, verifier.CHECK, crosscheck.CHECK, attach.CHECK)
+_REJECTED = (Verdict.FAIL, Cause.VERIFIER_REJECTED)
+_MISSING = (Verdict.FAIL, Cause.FEATURE_MISSING)
+_UNRESOLVED = (Verdict.FAIL, Cause.CORE_RELOCATION)
+_UNASKED = (Verdict.SKIPPED, Cause.NOT_ASKED)
+_JUDGED = ("load", "verifier", "attach")
+# (tool, with a manifest) → verdict and cause of load, verifier and attach: on the oldest kernel, the
+# newest
 _EXPECTED = {
     # Tracepoints, a perf buffer, a hash: nothing that changed.
-    ("opensnoop", False): ((_PASS, _PASS), (_PASS, _PASS)),
+    ("opensnoop", False): ((_PASS, _PASS, _PASS), (_PASS, _PASS, _PASS)),
     # 5.10 has no tracepoint block_io_start (v6.5), which a manifest may excuse. It also rejects
     # block_rq_insert and block_rq_issue, which choose by the kernel's version which argument to
-    # read, and its tracepoints have no second one: its loader fails too, and that decides. On 7.3 all load, but blk_account_io_start, by then inlined where it is called,
-    # refuses fentry: a loader must not ask for both.
+    # read, and its tracepoints have no second one: its loader fails too, and that decides. On 7.3 all
+    # load, but blk_account_io_start, by then inlined where it is called, refuses fentry: a loader
+    # must not ask for both.
     ("biosnoop", False): (
-        ((Verdict.FAIL, Cause.VERIFIER_REJECTED), (Verdict.SKIPPED, Cause.NOT_ASKED)),
-        (_PASS, (Verdict.FAIL, Cause.ATTACH_FAILED)),
+        # The verifier check says it of the first program: block_io_start.
+        (_REJECTED, _MISSING, _UNASKED),
+        (_PASS, _PASS, (Verdict.FAIL, Cause.ATTACH_FAILED)),
     ),
     ("biosnoop", True): (
-        ((Verdict.FAIL, Cause.VERIFIER_REJECTED), (Verdict.SKIPPED, Cause.NOT_ASKED)),
-        (_PASS, _PASS),
+        (_REJECTED, _REJECTED, _UNASKED),
+        (_PASS, _PASS, _PASS),
     ),
     # block_io_start and block_io_done alone, of v6.5 too, with functions for older kernels.
-    ("biotop", True): ((_PASS, _PASS), (_PASS, _PASS)),
+    ("biotop", True): ((_PASS, _PASS, _PASS), (_PASS, _PASS, _PASS)),
     # On 7.3 a raw tracepoint may not call bpf_get_socket_cookie; it guards the call by another
     # helper's presence, so that 5.10 never sees it.
     ("tcppktlat", False): (
-        (_PASS, _PASS),
-        ((Verdict.FAIL, Cause.FEATURE_MISSING), (Verdict.SKIPPED, Cause.NOT_ASKED)),
+        (_PASS, _PASS, _PASS),
+        (_MISSING, _MISSING, _UNASKED),
     ),
-    ("tcppktlat", True): ((_PASS, _PASS), (_PASS, _PASS)),
+    ("tcppktlat", True): ((_PASS, _PASS, _PASS), (_PASS, _PASS, _PASS)),
     # cfs_rq.nr_running is nr_queued since v6.14: a real incompatibility, which no manifest excuses.
     # Its one program is SEC("perf_event"), which its loader opens the events for.
     ("runqlen", False): (
-        (_PASS, (Verdict.SKIPPED, Cause.NOT_ASKED)),
-        ((Verdict.FAIL, Cause.CORE_RELOCATION), (Verdict.SKIPPED, Cause.NOT_ASKED)),
+        (_PASS, _PASS, _UNASKED),
+        (_UNRESOLVED, _UNRESOLVED, _UNASKED),
     ),
     # The compiler made one load from ctx + (0 or 8) of two, which 5.10's verifier takes for a
     # modified context pointer; where the version test is constant for a kernel, both may be there.
     ("bitesize", False): (
-        ((Verdict.FAIL, Cause.VERIFIER_REJECTED), (Verdict.SKIPPED, Cause.NOT_ASKED)),
-        (_PASS, _PASS),
+        (_REJECTED, _REJECTED, _UNASKED),
+        (_PASS, _PASS, _PASS),
     ),
     # SEC("uretprobe/readline"): in which program, only its loader knows.
     ("bashreadline", False): (
-        (_PASS, (Verdict.SKIPPED, Cause.NOT_ASKED)),
-        (_PASS, (Verdict.SKIPPED, Cause.NOT_ASKED)),
+        (_PASS, _PASS, _UNASKED),
+        (_PASS, _PASS, _UNASKED),
     ),
     # SEC("fentry/dummy_file_read"): a name that its loader replaces; no kernel has it.
     ("fsslower", False): (
-        ((Verdict.FAIL, Cause.FEATURE_MISSING), (Verdict.SKIPPED, Cause.NOT_ASKED)),
-        ((Verdict.FAIL, Cause.FEATURE_MISSING), (Verdict.SKIPPED, Cause.NOT_ASKED)),
+        (_MISSING, _MISSING, _UNASKED),
+        (_MISSING, _MISSING, _UNASKED),
     ),
 }
 
@@ -192,8 +200,11 @@ def test_objects_of_others_get_the_verdict_that_is_theirs(
 
     said = _asked(_context(booted, tools, name, _CHOICES[name] if described else ""))
 
-    found = tuple((said[check].verdict, said[check].cause) for check in ("load", "attach"))
+    found = tuple((said[check].verdict, said[check].cause) for check in _JUDGED)
     assert found == expected, [(check.summary, check.remedy) for check in said.values()]
+    taken = [program for program in said["verifier"].programs if program.verdict is Verdict.PASS]
+    assert taken or said["verifier"].verdict is not Verdict.PASS
+    assert all(program.insns_processed for program in taken)
     assert said["cross-check"].verdict in (Verdict.PASS, Verdict.SKIPPED)
     for check in said.values():
         assert check.remedy or check.verdict is Verdict.PASS or "does not load" in check.summary
