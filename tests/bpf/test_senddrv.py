@@ -203,7 +203,7 @@ def test_a_flood_of_a_duration_says_when_it_sent(built: Path) -> None:
 def test_a_flood_that_stood_still_has_nothing_to_say_of_that_time(built: Path) -> None:
     """It catches up afterwards: the mean rate does not tell."""
     started = subprocess.Popen(
-        [str(built / "senddrv"), "flood", "--duration-s", "1", "--rate", "2000", "--non-dns"],
+        [str(built / "senddrv"), "flood", "--duration-s", "2", "--rate", "2000", "--non-dns"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(0.3)
@@ -223,7 +223,7 @@ def test_a_flood_that_stood_still_has_nothing_to_say_of_that_time(built: Path) -
     assert len(still) > 15
     assert sum(still) == 0
     assert sum(bins(0, stopped)) > 0
-    assert sum(bins(resumed, resumed + 2_000_000_000)) > 0
+    assert sum(bins(resumed, resumed + 5_000_000_000)) > 0
 
 
 def test_a_flood_of_a_count_has_no_stretches(built: Path) -> None:
