@@ -109,7 +109,7 @@ def test_a_cell_whose_guest_attacks_is_unknown_and_its_neighbour_unharmed(
 
     It is tried once more, as every guest that is lost: the cost is a boot and a deadline.
     """
-    monkeypatch.setattr(guest, "CALL_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(guest, "CALL_TIMEOUT_S", 10.0)
     both = matrix(
         newest, oldest, subject=_carrying(observer, attacker), checks=(AFTERWARDS,),
         append=(
