@@ -198,7 +198,7 @@ def kept(brought: Brought, facts: KernelFacts, report_dir: Path) -> Cell:
     """
     try:
         done = msgspec.json.decode(brought.cell, type=Cell)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or of UTF-8
         raise HarnessError(f"{brought.host} sent no cell: {error}") from error
     if done.kernel.name != facts.name:
         raise HarnessError(f"{brought.host} sent a cell of '{done.kernel.name}' for '{facts.name}'")
@@ -325,8 +325,10 @@ def _refuse_name(name: str, kernel: str, host: str) -> None:
     """HarnessError unless `name` is below the kernel's own directory of the report."""
     path = PurePosixPath(name)
     parts = path.parts
+    # Half a surrogate pair is a letter that no file's name can have.
+    fit = "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
     inside = len(parts) > 2 and parts[:2] == (results.EVIDENCE, kernel) and ".." not in parts
-    if not inside or str(path) != name or "\0" in name:
+    if not inside or str(path) != name or not fit:
         raise HarnessError(f"{host} sent a file with an impossible name: {name!r}")
 
 

@@ -43,6 +43,7 @@ from harness.supply import deb, read_lock
 from harness.vmlinuz import compression_of, scan_for_btf
 from tests.btf import cases, mutate
 from tests.gate import runs
+from tests.hostile import peers
 from tests.hostile.test_types import everything
 from tests.objcheck.answers import FIXTURES
 from tests.supply import images
@@ -252,6 +253,16 @@ PARSERS = {
         parse=session.parse_answer,
         inputs=lambda: [b"outerr" + b"km-command 0 0 3 3 0".ljust(79) + b"\n"],
     ),
+    "oci-index": Parser(parse=peers.oci_index, inputs=peers.oci_indexes),
+    "oci-manifest": Parser(parse=peers.oci_manifest, inputs=peers.oci_manifests),
+    "packages": Parser(parse=peers.packages, inputs=lambda: [peers.PACKAGES]),
+    "cell-brought": Parser(parse=peers.cell_brought, inputs=peers.cells),
+    "name-brought": Parser(parse=peers.name_brought, inputs=peers.names),
+    "archive-sent": Parser(parse=peers.sent, inputs=peers.archives),
+    "tar-sent": Parser(parse=peers.tar_sent, inputs=peers.tars),
+    "journal": Parser(parse=peers.resumed_journal, inputs=peers.journals),
+    "kept-cell": Parser(parse=peers.resumed_cell, inputs=peers.kept_cells),
+    "agent": Parser(parse=peers.agent, inputs=lambda: [peers.AGENT]),
     **{
         f"objcheck-{name}": Parser(parse=_answer(parse), inputs=functools.partial(_recorded, name))
         for name, parse in _ANSWERS.items()
