@@ -58,6 +58,28 @@ def test_the_observer_works_on_the_oldest_and_the_newest_arm64_kernel(
     assert all(boot is not None and boot.accelerator == "tcg" for boot in boots)
 
 
+def test_the_observer_works_on_the_arm64_kernels_between_them(
+    cache: Cache, kernel: Callable[[str], KernelFiles], tmp_path: Path
+) -> None:
+    """One boot each, for what an object has to do first."""
+    names = ["6.1-newest-arm64", "6.12-newest-arm64"]
+    for name in names:
+        kernel(name)
+    asked = ("load", "attach", "function")
+
+    run = _run(cache, ",".join(names), tmp_path, checks=",".join(asked))
+
+    assert [cell.kernel.name for cell in run.cells] == names
+    for cell in run.cells:
+        found = {check.check: check.verdict for check in cell.checks}
+        assert {name: found[name] for name in ("boot", *asked)} == dict.fromkeys(
+            ("boot", *asked), Verdict.PASS
+        ), cell
+        assert (cell.verdict, cell.consoles_alone) == (Verdict.PASS, ())
+        assert cell.kernel.release.startswith(cell.kernel.series)
+        assert cell.kernel.release.endswith("arm64")
+
+
 def test_a_command_runs_under_an_arm64_kernel_and_a_panic_of_it_is_told(
     cache: Cache, kernel: Callable[[str], KernelFiles]
 ) -> None:
