@@ -317,11 +317,17 @@ def test_a_run_that_is_killed_at_any_moment_is_gone_on_with(
         lambda run: _boots(run, OLDEST),
         lambda run: f"{OLDEST:<16} load" in run.err.read_text(),
         lambda run: cell.exists(),
-        lambda run: [path for path in report.iterdir() if path.is_file() and
-                     path.name != journal.FILE],
+        lambda run: written() != before,
     )  # fmt: skip
+
+    def written() -> set[tuple[str, int]]:
+        """Reports, and when each was: a run that was killed as they were written has some."""
+        files = [path for path in report.glob("[!.]*") if path.is_file()]
+        return {(path.name, path.stat().st_mtime_ns) for path in files if path.name != journal.FILE}
+
     runs: list[Running] = []
     for comes in moments:
+        before = written()
         with start(*words, cache=cache) as run:
             finished = cell.exists()
             end = time.monotonic() + _RUN_S
