@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness import paths, process, results, rundir
+from harness import journal, paths, process, results, rundir
 from harness.cache import Cache
 from harness.results import Cause, Verdict
 from tests.conftest import NEWEST, OLDEST
@@ -134,7 +134,10 @@ def _one_that_answers(workers: list[Worker], child: process.Child, log: Path) ->
 def test_a_worker_that_is_killed_in_mid_cell_costs_no_verdict(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Three workers, one dies, and is started again as a machine's init would do."""
+    """Three workers, one dies, and is started again as a machine's init would do.
+
+    A cell is in the report as soon as it comes back, not at the end.
+    """
     workers = [cluster.worker() for _ in range(3)]
     report = tmp_path / "report"
     with cluster.run(report, "--kernels", _KERNELS) as (child, log):
@@ -143,6 +146,11 @@ def test_a_worker_that_is_killed_in_mid_cell_costs_no_verdict(
         victim.child.wait(10)
         assert until(lambda: not victim.answers(), timeout_s=_SOON_S)
         again = cluster.worker(victim.cache)
+        cells = report / journal.CELLS
+        until(lambda: child.poll() is not None or any(cells.glob("*.json")), timeout_s=_RUN_S)
+        assert child.poll() is None, f"no cell was there before the end: {log.read_text()}"
+        assert 1 <= len(list(cells.glob("*.json"))) < len(_KERNELS.split(","))
+        assert not (report / "results.json").exists()
         assert child.wait(_RUN_S) == 0, log.read_text() + cluster.logs()
 
     found = results.read(report / "results.json")

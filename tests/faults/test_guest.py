@@ -18,7 +18,15 @@ from harness.checks import Context
 from harness.qemu import Machine
 from harness.results import Cause, Verdict
 from harness.supply import KernelFiles
-from tests.faults.cells import console_tail, evidence, lost, run_each, shell
+from tests.faults.cells import (
+    console_tail,
+    evidence,
+    kept_console,
+    lost,
+    run_each,
+    shell,
+    unharmed,
+)
 from tests.faults.debugger import DEAD, DEAF, OOPS, SPIN, Debugged
 from tests.vm.matrix import (
     AFTERWARDS,
@@ -49,8 +57,7 @@ def test_a_kernel_that_panics_at_boot_tells_nothing_of_the_subject(
         assert found["splat"] == ("unknown", "not-reached")
         assert cell.attempts == 1
         assert "Kernel panic - not syncing" in console_tail(cell)
-        console = (asked.report_dir / cell.console).read_text(errors="replace")
-        assert "Kernel panic - not syncing" in console
+        assert "Kernel panic - not syncing" in kept_console(asked, cell)
 
 
 def test_a_kernel_that_hangs_silently_ends_at_the_boot_s_deadline(
@@ -74,12 +81,16 @@ def test_a_kernel_that_hangs_silently_ends_at_the_boot_s_deadline(
 def test_a_kernel_that_hangs_in_a_container_is_the_same_verdict(
     matrix: Callable[..., Matrix], newest: KernelFiles, backend: str
 ) -> None:
-    (cell,) = matrix(
+    asked = matrix(
         newest, backend=backend, checks=(AFTERWARDS,), append=("rdinit=/bin/cat",),
         boot_timeout_s=6.0,
-    ).run().cells  # fmt: skip
+    )  # fmt: skip
+
+    (cell,) = asked.run().cells
 
     assert verdicts(cell.checks)["boot"] == ("unknown", "hang")
+    assert 6 < cell.duration_s < 6 + PATIENCE_S
+    assert (asked.report_dir / cell.console).is_file()
 
 
 @pytest.mark.parametrize("which", ["oldest", "newest"])
@@ -104,6 +115,7 @@ def test_a_crash_while_a_check_had_the_subject_in_it_fails_within_five_seconds(
     assert found["splat"] == ("unknown", "not-reached")
     assert cell.attempts == 1
     assert "sysrq triggered crash" in console_tail(cell).lower()
+    assert "sysrq triggered crash" in kept_console(asked, cell).lower()
     # The kernel takes a second or two itself, from the write to the panic's line.
     assert cell.phases_s["crash"] < 5 + _crash_slack_s()
 
@@ -167,17 +179,31 @@ sleep 120
 """
 
 
+@pytest.fixture(scope="session")
+def neighbour(kernel: Callable[[str], KernelFiles]) -> KernelFiles:
+    """A kernel whose guest runs beside those that are lost."""
+    return kernel("6.1-newest")
+
+
 def test_a_kernel_that_loses_its_init_panics(
-    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles
+    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles, neighbour: KernelFiles
 ) -> None:
     """A signal cannot kill init: its stack is overwritten, as a stray pointer would."""
+    asked = matrix(oldest, newest, neighbour)
+    asked.jobs = 3
+
     cells = run_each(
-        matrix(oldest, newest),
-        {oldest.name: shell(_CLOBBER_INIT), newest.name: shell(_CLOBBER_INIT)},
+        asked,
+        {
+            oldest.name: shell(_CLOBBER_INIT),
+            newest.name: shell(_CLOBBER_INIT),
+            neighbour.name: shell("sleep 3"),  # while they panic
+        },
     )
 
+    unharmed(asked, cells.pop(neighbour.name))
     for cell in cells.values():
-        check = lost(cell, "fail", "panic")
+        check = lost(asked, cell, "fail", "panic")
         assert "Attempted to kill init! exitcode=0x0000000b" in check.summary
         assert "Call Trace" in evidence(check, "what decided")
 
@@ -224,10 +250,12 @@ def test_a_kernel_that_oopses_is_not_asked_on(
     """oops=panic, and the oops is what the verdict tells of."""
     oops = _patched(debugged, OOPS, _SEND)
 
-    cells = run_each(matrix(oldest, newest), {oldest.name: oops, newest.name: oops})
+    asked = matrix(oldest, newest)
+
+    cells = run_each(asked, {oldest.name: oops, newest.name: oops})
 
     for cell in cells.values():
-        check = lost(cell, "fail", "panic")
+        check = lost(asked, cell, "fail", "panic")
         assert "BUG: kernel NULL pointer dereference, address: 0000000000000000" in check.summary
         assert "Kernel panic - not syncing: Fatal exception in interrupt" in check.summary
         assert "udp_rcv" in console_tail(cell)
@@ -249,14 +277,11 @@ def test_a_processor_that_is_lost_to_the_kernel_fails_the_check(
         },
     )
 
-    spins = lost(cells[newest.name], "fail", "hang")
+    spins = lost(asked, cells[newest.name], "fail", "hang")
     assert "soft lockup - CPU#" in spins.summary
-    console = asked.report_dir / cells[newest.name].console
-    assert "udp_rcv" in console.read_text(errors="replace")
-    stands = lost(cells[oldest.name], "fail", "hang")
+    assert "udp_rcv" in kept_console(asked, cells[newest.name])
+    stands = lost(asked, cells[oldest.name], "fail", "hang")
     assert re.search(r"rcu: INFO: rcu_\w+ detected stalls on CPUs/tasks", stands.summary)
-    for cell in cells.values():
-        assert cell.phases_s["deed"] < 2 * PATIENCE_S
 
 
 def test_a_guest_that_falls_silent_is_a_hang_that_accuses_nobody(
@@ -265,8 +290,10 @@ def test_a_guest_that_falls_silent_is_a_hang_that_accuses_nobody(
 ) -> None:  # fmt: skip
     """Both processors stand still, or the agent alone: 30 s without an answer."""
     both = f"taskset 1 sh -c '{_SEND}' & exec taskset 2 sh -c '{_SEND}'"
+    asked = matrix(oldest, newest)
+
     cells = run_each(
-        matrix(oldest, newest),
+        asked,
         {
             newest.name: _patched(debugged, DEAD, both),
             oldest.name: shell("kill -STOP $(pidof qemu-ga); sleep 120"),
@@ -274,10 +301,10 @@ def test_a_guest_that_falls_silent_is_a_hang_that_accuses_nobody(
     )
 
     for cell in cells.values():
-        check = lost(cell, "unknown", "hang")
+        check = lost(asked, cell, "unknown", "hang", within_s=30 + 2 * PATIENCE_S)
         assert "did not answer 'guest-exec" in check.summary
         assert "within 30 s" in check.summary
-        assert 30 < cell.phases_s["deed"] < 30 + 2 * PATIENCE_S
+        assert cell.phases_s["deed"] > 30
         assert cell.attempts == 1
 
 
@@ -292,24 +319,31 @@ sleep 120
 
 
 def test_a_guest_out_of_memory_says_so(
-    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles
+    matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles, neighbour: KernelFiles
 ) -> None:
     """The kernel kills the eater, and the guest goes on; the agent, or gives up, and it does not."""
     statuses: list[int] = []
 
     def eat(context: Context) -> None:
-        statuses.append(context.guest.run(["/bin/sh", "-c", _EAT], timeout_s=120).status)
+        if context.kernel.name != neighbour.name:
+            statuses.append(context.guest.run(["/bin/sh", "-c", _EAT], timeout_s=120).status)
 
-    asked = matrix(oldest, newest)
+    asked = matrix(oldest, newest, neighbour)
+    asked.jobs = 3
     asked.machine = Machine(memory_mib=384)
     give_up = shell(f"echo 1 >/proc/sys/vm/panic_on_oom; {_EAT}")
-    deeds = {oldest.name: give_up, newest.name: shell(_FILL)}
+    deeds = {
+        oldest.name: give_up,
+        newest.name: shell(_FILL),
+        neighbour.name: shell("sleep 3"),  # while they fill up
+    }
     deed = check_that("deed", lambda context: deeds[context.kernel.name](context))
     asked.checks = (check_that("eat", eat), deed, AFTERWARDS)
 
     cells = {cell.kernel.name: cell for cell in asked.run().cells}
 
     assert statuses == [128 + signal.SIGKILL] * 2
+    unharmed(asked, cells.pop(neighbour.name))
     for cell in cells.values():
         eaten = next(check for check in cell.checks if check.check == "eat")
         assert eaten.verdict is Verdict.PASS
@@ -317,23 +351,24 @@ def test_a_guest_out_of_memory_says_so(
             r"the guest ran out of memory meanwhile: .*Killed process \d+ \(tail\)", eaten.summary
         )
         assert cell.attempts == 1
-    assert "panic_on_oom" in lost(cells[oldest.name], "unknown", "out-of-memory").summary
-    assert "(qemu-ga)" in lost(cells[newest.name], "unknown", "out-of-memory").summary
+    assert "panic_on_oom" in lost(asked, cells[oldest.name], "unknown", "out-of-memory").summary
+    assert "(qemu-ga)" in lost(asked, cells[newest.name], "unknown", "out-of-memory").summary
 
 
 def test_a_guest_whose_agent_is_killed_is_lost(
     matrix: Callable[..., Matrix], oldest: KernelFiles, newest: KernelFiles
 ) -> None:
     """`kill -9 -1` in a subject's script. The other cell does not notice."""
+    asked = matrix(oldest, newest)
+
     cells = run_each(
-        matrix(oldest, newest),
-        {oldest.name: shell("kill -9 -1; sleep 120"), newest.name: shell("true")},
+        asked, {oldest.name: shell("kill -9 -1; sleep 120"), newest.name: shell("true")}
     )
 
-    check = lost(cells[oldest.name], "unknown", "guest-lost")
+    check = lost(asked, cells[oldest.name], "unknown", "guest-lost")
     assert "the guest's agent ended and the guest shut down" in check.summary
     assert cells[oldest.name].attempts == 2
-    assert (cells[newest.name].verdict, cells[newest.name].attempts) == (Verdict.PASS, 1)
+    unharmed(asked, cells[newest.name])
 
 
 _COMPLAIN = r"""
@@ -360,13 +395,12 @@ def test_a_guest_that_floods_its_console_is_ended_and_what_is_kept_is_bounded(
 
     cells = run_each(asked, {oldest.name: shell(flood), newest.name: shell(_COMPLAIN)})
 
-    plain = lost(cells[oldest.name], "unknown", "guest-lost")
+    plain = lost(asked, cells[oldest.name], "unknown", "guest-lost", within_s=4 * PATIENCE_S)
     assert "flooded its console: over 1,024 KiB" in plain.summary
     assert cells[oldest.name].attempts == 2
-    complaints = lost(cells[newest.name], "fail", "kernel-splat")
+    complaints = lost(asked, cells[newest.name], "fail", "kernel-splat", within_s=4 * PATIENCE_S)
     assert "which began with: WARNING: CPU: 0 PID: 83 at kernel/bpf" in complaints.summary
     for cell in cells.values():
         kept = (asked.report_dir / cell.console).read_bytes()
         assert len(kept) < (1 << 19) + 200
         assert b"bytes of this console are left out here" in kept
-        assert cell.phases_s["deed"] < 4 * PATIENCE_S

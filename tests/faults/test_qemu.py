@@ -128,7 +128,7 @@ def test_a_qemu_that_is_stopped_for_good_after_its_boot_is_a_silent_guest(
 
     cells = run_each(asked, {newest.name: deed})
 
-    assert "within 30 s" in lost(cells[newest.name], "unknown", "hang").summary
+    assert "within 30 s" in lost(asked, cells[newest.name], "unknown", "hang").summary
 
 
 def test_a_lockup_is_not_believed_of_a_qemu_that_was_stopped(
@@ -147,5 +147,5 @@ def test_a_lockup_is_not_believed_of_a_qemu_that_was_stopped(
 
     cells = run_each(asked, {oldest.name: deed})
 
-    woken = lost(cells[oldest.name], "unknown", "infra").summary
+    woken = lost(asked, cells[oldest.name], "unknown", "infra").summary
     assert re.search(r"this machine let QEMU run for \d\.\d s of .*BUG: soft lockup", woken)
