@@ -55,6 +55,13 @@ def disk() -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory for caches: a guest's socket lies in one, and its path is limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="c-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
 def copy_of(
     cache: Cache, kernel: Callable[[str], KernelFiles], observer: Built
 ) -> Callable[..., Cache]:

@@ -120,10 +120,10 @@ def test_a_cache_with_no_room_or_that_is_read_only_is_one_clear_line(
 
 
 def test_a_damaged_qemu_is_seen_and_without_a_mirror_that_is_the_error(
-    cache: Cache, copy_of: Callable[..., Cache], tmp_path: Path
+    cache: Cache, copy_of: Callable[..., Cache], short: Path, tmp_path: Path
 ) -> None:
     """Nothing runs with it, and what is left of it stays until there is a better one."""
-    own = copy_of(tmp_path / "c", lacks=("base-root",))
+    own = copy_of(short / "c", lacks=("base-root",))
     roots = own.root / "base-root"
     process.run(["cp", "-al", cache.root / "base-root", roots], timeout_s=60)
     for qemu in roots.glob("*/usr/bin/qemu-system-*"):

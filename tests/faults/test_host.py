@@ -53,7 +53,7 @@ def _a_kvm_to_hide() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_a_kvm_to_hide")
 def test_a_kvm_that_is_broken_or_forbidden_is_not_used_and_the_report_says_why(
-    copy_of: Callable[..., Cache], tmp_path: Path
+    copy_of: Callable[..., Cache], short: Path, tmp_path: Path
 ) -> None:
     """Broken: it opens, and boots nothing. Forbidden: root without a capability may not open it."""
     closed = tmp_path / "kvm"
@@ -67,7 +67,7 @@ def test_a_kvm_that_is_broken_or_forbidden_is_not_used_and_the_report_says_why(
         "/dev/kvm does not open: Permission denied": mounted_over(closed, "/dev/kvm", *powerless),
     }
     for number, (reason, front) in enumerate(fronts.items()):
-        cache = copy_of(tmp_path / f"c{number}", lacks=("accel",))
+        cache = copy_of(short / f"c{number}", lacks=("accel",))
 
         done = ended(cache, tmp_path / str(number), "--out", tmp_path / f"r{number}", before=front)
 
@@ -83,17 +83,17 @@ def _meminfo(path: Path, *, total_mib: int, free_mib: int) -> None:
 
 
 def test_a_guest_waits_for_memory_and_one_that_never_fits_is_refused(
-    copy_of: Callable[..., Cache], tmp_path: Path
+    copy_of: Callable[..., Cache], short: Path, tmp_path: Path
 ) -> None:
     """The machine's own account of its memory, as a mount of the harness's own has it."""
     account = tmp_path / "meminfo"
     front = mounted_over(account, "/proc/meminfo")
 
     _meminfo(account, total_mib=300, free_mib=200)
-    refused = ended(copy_of(tmp_path / "c"), tmp_path / "0", "--out", tmp_path / "r0", before=front)
+    refused = ended(copy_of(short / "c"), tmp_path / "0", "--out", tmp_path / "r0", before=front)
     _meminfo(account, total_mib=4000, free_mib=200)
     with started(
-        copy_of(tmp_path / "c1"), tmp_path / "1", "--out", tmp_path / "r1", before=front
+        copy_of(short / "c1"), tmp_path / "1", "--out", tmp_path / "r1", before=front
     ) as running:
         running.until_it_says("waits for")
         assert BOOTS not in running.err()
@@ -192,10 +192,10 @@ def _clock(directory: Path) -> Path:
 
 def test_a_host_clock_that_jumps_and_a_cache_that_a_crash_cut_short_do_no_harm(
     cache: Cache, copy_of: Callable[..., Cache], kernel: Callable[[str], KernelFiles],
-    tmp_path: Path,
+    short: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     """An hour back while the guest boots, ten days on while it is asked; two entries made anew."""
-    own = copy_of(tmp_path / "c", lacks=("kernels", "guest"))
+    own = copy_of(short / "c", lacks=("kernels", "guest"))
     image = kernel(KERNEL).vmlinuz
     shutil.copytree(image.parent, own.root / "kernels" / image.parent.name)
     damaged = own.root / "kernels" / image.parent.name / image.name
@@ -268,7 +268,7 @@ def _mirror(root: Path) -> Iterator[str]:
 
 def test_a_mirror_that_breaks_off_in_a_download_costs_that_kernel_and_no_other(
     cache: Cache, copy_of: Callable[..., Cache], kernel: Callable[[str], KernelFiles],
-    tmp_path: Path, matrix: Callable[..., Matrix], monkeypatch: pytest.MonkeyPatch,
+    short: Path, tmp_path: Path, matrix: Callable[..., Matrix], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Nothing of half a package stays; from a whole one the kernel is what the lock says."""
     there = kernel(KERNEL)
@@ -282,7 +282,7 @@ def test_a_mirror_that_breaks_off_in_a_download_costs_that_kernel_and_no_other(
     pool = tmp_path / "www" / "debian" / package.filename
     pool.parent.mkdir(parents=True)
     pool.symlink_to(cache.root / "debs" / package.sha256 / "package.deb")
-    own = copy_of(tmp_path / "c", lacks=("debs", "kernels"))
+    own = copy_of(short / "c", lacks=("debs", "kernels"))
     with _mirror(tmp_path / "www") as url:
         monkeypatch.setenv("KERNEL_MATRIX_DEBIAN_MIRROR", f"{url}/debian/")
         monkeypatch.setenv("KERNEL_MATRIX_SNAPSHOT_MIRROR", NOWHERE)
