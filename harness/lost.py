@@ -19,7 +19,7 @@ from harness.results import BootFacts, Cause, CheckResult, Evidence, Verdict
 logger = logging.getLogger(__name__)
 
 BOOT = "boot"  # the check that comes before all others
-_CONSOLE_TAIL_LINES = 40
+_CONSOLE_TAIL_LINES = 80  # an oops, its panic and their traces
 _LOST_CAUSE = {
     "panic": Cause.PANIC, "out-of-memory": Cause.OUT_OF_MEMORY, "soft-lockup": Cause.HANG,
     "rcu-stall": Cause.HANG, "hang": Cause.HANG, "infra": Cause.INFRA,

@@ -114,16 +114,17 @@ def test_a_crash_while_a_check_had_the_subject_in_it_fails_within_five_seconds(
     assert (found["boot"][0], found["crash"]) == ("pass", ("fail", "panic"))
     assert found["splat"] == ("unknown", "not-reached")
     assert cell.attempts == 1
-    assert "sysrq triggered crash" in console_tail(cell).lower()
-    assert "sysrq triggered crash" in kept_console(asked, cell).lower()
+    assert cell.deciding is not None
+    assert "sysrq triggered crash" in cell.deciding.summary
+    assert "sysrq triggered crash" in kept_console(asked, cell)
     # The kernel takes a second or two itself, from the write to the panic's line.
     assert cell.phases_s["crash"] < 5 + _crash_slack_s()
 
 
 def _crash_slack_s() -> float:
-    """Nothing on an idle machine."""
+    """Nothing on a machine that has nothing else to do."""
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return 10.0 if load > 1.5 else 0.0
+    return 10.0 if load > 0.5 else 0.0
 
 
 def test_a_guest_that_survives_its_commands_is_asked_on(
