@@ -358,7 +358,7 @@ def test_a_load_just_above_that_was_not_reached_is_unknown(fair: Sampled) -> Non
     result = _judged(share=fair, switched=_switched(begins_at=(750, 1500), just_above=slow))
 
     assert (result.verdict, result.cause) == (Verdict.UNKNOWN, Cause.INFRA)
-    assert "and 0 just above the load is known, not of 200" in result.summary
+    assert "and 0 just above the load is known, not of 100" in result.summary
 
 
 @pytest.mark.parametrize("threshold", [0, 199, 5001])
