@@ -20,8 +20,10 @@ _STAMPS = {
     "benches.py": "the name of a report's directory",
     "images.py": "how old an engine's image is",
     "job.py": "the name of a report's directory; the day of a gate and of a quarantine",
+    "kernel_container.py": "how old an ended container of an unknown owner is",
     "merge.py": "the day of a quarantine",
     "pipeline.py": "when a run began",
+    "rundir.py": "how old a file is that nobody seems to write",
     "supply/obtaining.py": "when a lock entry was resolved",
 }
 
