@@ -46,9 +46,8 @@ def pieces(ask: Callable[[], Iterable[_T]], *, silent_s: float) -> Iterator[_T]:
                 piece = reader.read_already.get(timeout=_LOOK_EVERY_S)
             except queue.Empty:
                 if time.monotonic() - heard > silent_s:
-                    raise requests.Timeout(
-                        f"the engine said nothing for {silent_s:g} s"
-                    ) from None  # fmt: skip
+                    said = f"the engine said nothing for {silent_s:g} s"
+                    raise requests.Timeout(said) from None
                 continue
             heard = time.monotonic()
             if piece is None:

@@ -213,11 +213,13 @@ def due(
 ) -> float | None:
     """Events that a limiter lets through in `span`, whole windows, of what was sent for certain.
 
-    None: the generator did not say, or windows are too short for its bins. A limiter that counts in windows passes what comes in
-    one, and of more than it holds what `delivered` says. A bucket is empty when the span begins; all
-    of a step comes at its beginning, so that what the step accrues is there for the next one; and
-    what it holds is less than the burst by a step's, so that load that comes later, and finds a full
-    one, makes up for what then overflows. Both are the fewest that any order in a step can give.
+    None: the generator did not say, or windows are too short for its bins.
+
+    A limiter that counts in windows passes what comes in one, and of more than it holds what
+    `delivered` says. A bucket is empty when the span begins; all of a step comes at its beginning, so
+    that what the step accrues is there for the next one; and what it holds is less than the burst by
+    a step's, so that load that comes later, and finds a full one, makes up for what then overflows.
+    Both are the fewest that any order in a step can give.
 
     A sample of 1 in n that is taken before has a chance for each datagram: with `deviations`, so
     many standard deviations less than the mean of each window, or half window, are counted on.
