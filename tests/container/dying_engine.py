@@ -30,7 +30,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         there = self.path.endswith(("/_ping", "/version"))
-        self._say(200 if there else 404, {"ApiVersion": "1.41"} if there else {"message": "No such image"})
+        self._say(
+            200 if there else 404, {"ApiVersion": "1.41"} if there else {"message": "No such image"}
+        )
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

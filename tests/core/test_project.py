@@ -61,6 +61,14 @@ def test_only_a_whole_test_run_is_held_to_its_coverage(
     assert lacks not in line.partition("pytest")[2]
 
 
+def test_no_test_runs_on_what_a_linter_complains_of(tools: Tools) -> None:
+    """Its lines would stand twenty minutes above the last one."""
+    tools.statuses["ruff"] = 1
+
+    assert project.test(fast=False, expression="", markers="") == 1
+    assert not any("pytest" in line for line in tools.asked)
+
+
 def test_tests_asked_for_by_marker_run_without_the_others(tools: Tools) -> None:
     """Nor are they linted: they have a quarter of an hour."""
     assert project.test(fast=False, expression="engine", markers="slow") == 0
