@@ -25,9 +25,10 @@ OLDEST, NEWEST = "5.10-oldest", "7.3-newest"
 # share what its fixtures made: a booted guest, a run.
 _SINGLE = re.compile(r"tests/(vm/test_|mutants/test_caught)")
 _VARIANT = re.compile(rf"\[(?:.*-)?(local|docker|{OLDEST}|{NEWEST})(?:-.*)?\]$")  # what they share
+# Faults of guests, and of what they are run by: of each, one after another.
+_FAULTS = re.compile(r"tests/faults/(?:test_(answers|channel|guest|isolation|qemu)\.py)?")
 # What takes longest begins, so that no process is left alone with it; what fills two cores goes
 # beside what waits. Then other tests with guests, the undisturbed ones, those without guests.
-_FAULTS = "tests/faults/"  # one after another: what one breaks, others need
 _ORDER = tuple(
     re.compile(f"tests/{words}")
     for words in (
@@ -56,8 +57,8 @@ class _Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no 
             return "undisturbed"
         if _SINGLE.match(nodeid):
             return nodeid
-        if nodeid.startswith(_FAULTS):
-            return _FAULTS
+        if fault := _FAULTS.match(nodeid):
+            return f"faults {fault[1] is not None}"
         variant = _VARIANT.search(nodeid)
         return nodeid.partition("::")[0] + (variant[1] if variant else "")
 
