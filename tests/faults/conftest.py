@@ -32,9 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.faults)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _nothing_is_left(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """After the last test: no process, container, mount, lock or file of any."""
+    """After the last of them in a process: no process, container, mount, lock or file of any."""
     with nothing_left(cache, tmp_path_factory.getbasetemp()):
         yield
 
