@@ -61,7 +61,11 @@ class Cluster:
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
             "--scheduler-file", told,
         )  # fmt: skip
-        assert until(told.exists, timeout_s=_START_S), self.logs()
+        # Made, and written a moment later.
+        complete = until(
+            lambda: told.exists() and told.read_text().endswith("}"), timeout_s=_START_S
+        )
+        assert complete, self.logs()
         self.address = str(json.loads(told.read_text())["address"]).removeprefix("tcp://")
 
     def worker(self, cache: Cache | None = None, **environment: str) -> Worker:
