@@ -78,6 +78,16 @@ def test_above_the_limit_fails_and_names_what_is_dear() -> None:
     assert said.figures[0].limit == 50
 
 
+def test_an_observer_that_idled_is_unknown_unless_even_so_it_is_above_the_limit() -> None:
+    """What its buffers take is seen only when they have been used."""
+    small = memory.account([], [_map("array")], 2, MIB)
+    large = memory.account([], [_map("array", value=MIB, most=60)], 2, MIB)
+
+    assert memory.judged(small, 50, (), idle=True).verdict is Verdict.UNKNOWN
+    assert memory.judged(small, 50, (), idle=False).verdict is Verdict.PASS
+    assert memory.judged(large, 50, (), idle=True).verdict is Verdict.FAIL
+
+
 @pytest.mark.parametrize(("entries", "verdict"), [(50, Verdict.PASS), (51, Verdict.FAIL)])
 def test_the_limit_itself_is_allowed(entries: int, verdict: Verdict) -> None:
     taken = memory.account([], [_map("array", value=MIB, most=entries)], 2, 0)
