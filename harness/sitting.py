@@ -110,6 +110,7 @@ class Sitting:
 
     checks: tuple[CheckResult, ...]
     boot: BootFacts | None = None  # None: the guest never came up
+    emulated: bool = False
     console: str = ""  # path relative to the report's directory
     phases_s: dict[str, float] = field(default_factory=dict)
 
@@ -269,7 +270,7 @@ def _held(
             answers += [replace(one, commands=ran) for one in left[:1]] + left[1:]
     console = evidence_dir / "console.log"
     kept = str(console.relative_to(request.report_dir)) if console.exists() else ""
-    return Sitting(checks=tuple(answers), boot=boot, console=kept)
+    return Sitting(checks=tuple(answers), boot=boot, emulated=emulated, console=kept)
 
 
 def _more_memory_mib(subject: Subject) -> int:

@@ -16,7 +16,7 @@ from harness.compare import Kind, compare
 from harness.errors import UsageError
 from harness.results import Cause, Cell, CheckResult, Evidence, Run, Verdict
 from harness.sitting import Sitting
-from tests.gate.runs import cell, check, run
+from tests.gate.runs import BOOT, cell, check, run
 
 _PASS = check("load")
 _FAIL = check("load", Verdict.FAIL, Cause.VERIFIER_REJECTED, "R1 invalid mem access")
@@ -67,6 +67,19 @@ def test_a_pass_that_fails_in_the_second_try_is_flaky_and_both_are_named() -> No
 )  # fmt: skip
 def test_only_trouble_of_ours_is_tried_again(checks: list[CheckResult], again: bool) -> None:
     assert (to_try_again(Sitting(checks=tuple(checks))) is not None) is again
+
+
+@pytest.mark.parametrize("cause", [Cause.PANIC, Cause.HANG])
+def test_an_emulated_boot_that_comes_to_nothing_is_tried_again_a_lost_guest_is_not(
+    cause: Cause,
+) -> None:
+    """The first may be the emulator's doing; what happens later has the subject in it."""
+    dead = check("boot", Verdict.UNKNOWN, cause, "Oops: int3")
+    silent = check("load", Verdict.UNKNOWN, cause, "no answer")
+
+    assert to_try_again(Sitting(checks=(dead,), emulated=True)) is dead
+    assert to_try_again(Sitting(checks=(dead,), emulated=False)) is None
+    assert to_try_again(Sitting(checks=(_PASS, silent), boot=BOOT, emulated=True)) is None
 
 
 @pytest.mark.parametrize(("then", "now"), [(_PASS, _FAIL), (_FAIL, _PASS)], ids=["fails", "passes"])

@@ -15,6 +15,7 @@ from harness import sitting, vm
 from harness.baseroot import BaseRoot
 from harness.cache import Cache
 from harness.checks import Context
+from harness.progress import Note
 from harness.qemu import Machine
 from harness.results import Cause, Verdict
 from harness.supply import KernelFiles
@@ -56,9 +57,15 @@ def test_a_kernel_that_panics_at_boot_tells_nothing_of_the_subject(
         found = verdicts(cell.checks)
         assert found["boot"] == ("unknown", "panic")
         assert found["splat"] == ("unknown", "not-reached")
-        assert cell.attempts == 1
+        assert cell.attempts == _tries(asked)
         assert "Kernel panic - not syncing" in console_tail(cell)
         assert "Kernel panic - not syncing" in kept_console(asked, cell)
+
+
+def _tries(asked: Matrix) -> int:
+    """Of a boot that comes to nothing: an emulated one may be the emulator's doing."""
+    notes = [event.text for _, event in asked.events if isinstance(event, Note)]
+    return 2 if any(text.startswith("accelerator: tcg ") for text in notes) else 1
 
 
 def test_a_kernel_that_hangs_silently_ends_at_the_boot_s_deadline(
@@ -74,7 +81,8 @@ def test_a_kernel_that_hangs_silently_ends_at_the_boot_s_deadline(
         found = verdicts(cell.checks)
         assert found["boot"] == ("unknown", "hang")
         assert found["splat"] == ("unknown", "not-reached")
-        assert 8 < cell.duration_s < 8 + PATIENCE_S
+        assert cell.attempts == _tries(asked)
+        assert 8 * cell.attempts < cell.duration_s < 8 * cell.attempts + PATIENCE_S
         assert (asked.report_dir / cell.console).is_file()
 
 
@@ -90,7 +98,8 @@ def test_a_kernel_that_hangs_in_a_container_is_the_same_verdict(
     (cell,) = asked.run().cells
 
     assert verdicts(cell.checks)["boot"] == ("unknown", "hang")
-    assert 6 < cell.duration_s < 6 + PATIENCE_S
+    assert cell.attempts == _tries(asked)
+    assert 6 * cell.attempts < cell.duration_s < 6 * cell.attempts + PATIENCE_S
     assert (asked.report_dir / cell.console).is_file()
 
 
