@@ -87,7 +87,8 @@ def measure(once: Once, *, cells: int, emit: Listener, scratch: Path, clock: Clo
     started = clock()
     finished = 0
     samples: list[tuple[int, int]] = []
-    found: list[Cell] = []
+    verdicts: Counter[str] = Counter()  # not the cells: their evidence would be taken for a leak
+    unexplained: list[str] = []
     between: list[Usage] = []
 
     def listen(event: Event) -> None:
@@ -102,12 +103,12 @@ def measure(once: Once, *, cells: int, emit: Listener, scratch: Path, clock: Clo
     while asked < cells:
         run = once(len(between) + 1, cells - asked, listen)
         asked += max(len(run.run.planned), len(run.cells), 1)
-        found += run.cells
+        verdicts.update(str(cell.verdict) for cell in run.cells)
+        unexplained += (said for cell in run.cells for said in _unexplained(cell))
+        del run
         between.append(usage.now())
     return Soak(
-        asked=asked,
-        verdicts=tuple(Counter(str(cell.verdict) for cell in found).items()),
-        unexplained=tuple(said for cell in found for said in _unexplained(cell)),
+        asked=asked, verdicts=tuple(verdicts.items()), unexplained=tuple(unexplained),
         resident_kib=tuple(samples), slope=slope(samples), first=between[0], last=between[-1],
         left=tuple(sorted(path.name for path in scratch.iterdir())), seconds=clock() - started,
     )  # fmt: skip
