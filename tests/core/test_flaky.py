@@ -16,7 +16,8 @@ from harness.compare import Kind, compare
 from harness.errors import UsageError
 from harness.results import Cause, Cell, CheckResult, Evidence, Run, Verdict
 from harness.sitting import Sitting
-from tests.gate.runs import BOOT, cell, check, run
+from tests.gate.runs import cell, check, run
+from tests.report.runs import BOOT
 
 _PASS = check("load")
 _FAIL = check("load", Verdict.FAIL, Cause.VERIFIER_REJECTED, "R1 invalid mem access")
