@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import build, paths, process
-from harness.build import Built
+from harness import paths, process
 from harness.cache import Cache
 from harness.checks import footprint, growth, leak, memory
 from harness.checks.footprint import Sample
@@ -21,6 +19,7 @@ from harness.errors import HarnessError
 from harness.objcheck import HeldMap
 from harness.results import Cause, CheckResult, Verdict
 from harness.supply import KernelFiles
+from tests.checks.edited import edited
 from tests.checks.recorded import KERNELS, RECORDED, observed
 from tests.vm.matrix import Matrix, leftovers
 
@@ -350,16 +349,6 @@ def test_the_script_sends_what_was_lost_and_waits_for_what_is_tidied_up(tmp_path
 # ---- in guests ----
 
 
-def _variant(directory: Path, edits: dict[str, tuple[str, str]], cache: Cache) -> Built:
-    """The observer with other words in its files, each of which must be there once."""
-    shutil.copytree(paths.default_manifest().parent, directory)
-    for name, (old, new) in edits.items():
-        text = (directory / name).read_text()
-        assert text.count(old) == 1, (name, old)
-        (directory / name).write_text(text.replace(old, new))
-    return build.from_manifest(directory / paths.default_manifest().name, cache, lambda text: None)
-
-
 _FEWER = ("leak_events = 1000000", "leak_events = 200000")
 # With so many events a mebibyte is allowed: a page each 100 events makes eight.
 _PAGES = (
@@ -390,7 +379,7 @@ def test_a_loader_that_leaks_fails_on_oldest_and_newest(
 ) -> None:  # fmt: skip
     """And the same loader without the leak passes, with two guests at once on the machine."""
     run = Matrix(
-        cache=cache, kernels=(oldest, newest), subject=_variant(tmp_path / "bpf", edits, cache),
+        cache=cache, kernels=(oldest, newest), subject=edited(tmp_path / "bpf", edits, cache),
         backend="local", checks=(memory.CHECK, leak.CHECK), append=(),
         boot_timeout_s=_BOOT_TIMEOUT_S, report_dir=tmp_path / "report",
     ).run()  # fmt: skip

@@ -16,6 +16,7 @@ from harness.checks import footprint, memory
 from harness.objcheck import HeldMap
 from harness.results import Cause, CheckResult, Verdict
 from harness.supply import KernelFiles
+from tests.checks.edited import edited
 from tests.vm.matrix import Matrix, leftovers
 
 MIB = 1 << 20
@@ -147,4 +148,24 @@ def test_memory_on_oldest_and_newest(
         table = said.evidence[0].text
         assert "ringbuf events" in table
         assert ("the loader, resident" in table) is loader
+    assert leftovers(cache) == []
+
+
+@pytest.mark.vm
+def test_an_observer_whose_events_do_not_come_is_not_called_small(
+    cache: Cache, oldest: KernelFiles, newest: KernelFiles, tmp_path: Path
+) -> None:
+    """It watches another port than the questions go to: its ring and its buffers stay untouched."""
+    deaf = {"dns_monitor.bpf.c": ("dns_ports[DNS_PORTS_MAX] = { 53 }",
+                                  "dns_ports[DNS_PORTS_MAX] = { 5353 }")}  # fmt: skip
+    run = Matrix(
+        cache=cache, kernels=(oldest, newest), subject=edited(tmp_path / "bpf", deaf, cache),
+        backend="local", checks=(memory.CHECK,), append=(), boot_timeout_s=_BOOT_TIMEOUT_S,
+        report_dir=tmp_path / "report",
+    ).run()  # fmt: skip
+
+    for cell in run.cells:
+        said = next(check for check in cell.checks if check.check == "memory")
+        assert (said.verdict, said.cause) == (Verdict.UNKNOWN, Cause.BEHAVIOUR)
+        assert "of 20,000 events had come to the loader" in said.summary
     assert leftovers(cache) == []
