@@ -3,7 +3,8 @@
 
 Memory is judged by its growth: the least-squares slope of resident memory over the number of cells,
 with its 95 % interval, after a first pass that fills what is filled once (caches, libraries). Growth
-is a leak when even the interval's lower end is above `LEAK_KIB` a cell.
+is a leak when even the interval's lower end is above `LEAK_KIB` a cell, none when its upper end is
+not; between them it cannot be told.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Soak:
     @property
     def leaks(self) -> bool | None:
         """None: it cannot be told."""
-        return None if self.slope is None else self.slope.low > LEAK_KIB
+        if self.slope is None or self.slope.low <= LEAK_KIB < self.slope.high:
+            return None
+        return self.slope.low > LEAK_KIB
 
     @property
     def verdict(self) -> Verdict:

@@ -132,6 +132,18 @@ def test_a_soak_sees_memory_that_grows_with_each_cell(tmp_path: Path) -> None:
     assert found.verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(20, 64, Verdict.PASS), (20, 65, Verdict.UNKNOWN), (65, 131, Verdict.FAIL)],
+)
+def test_growth_that_may_be_above_the_limit_or_below_is_no_pass(
+    low: float, high: float, verdict: Verdict, tmp_path: Path
+) -> None:
+    grown = soak.Slope(per_cell=(low + high) / 2, low=low, high=high)
+
+    assert replace(_soaked(_once, tmp_path), slope=grown).verdict is verdict
+
+
 def test_a_soak_sees_descriptors_temporary_files_and_lost_results(tmp_path: Path) -> None:
     opened: list[int] = []
     scratch = tmp_path / "scratch"
