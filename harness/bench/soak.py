@@ -9,6 +9,7 @@ not; between them it cannot be told.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -100,6 +101,7 @@ def measure(once: Once, *, cells: int, emit: Listener, scratch: Path, clock: Clo
         if isinstance(event, Finished):
             finished += 1
             if between:
+                gc.collect()  # drawn reports wait for it in cycles: kept, until then, by nobody
                 samples.append((finished, usage.resident_kib()))
 
     asked = 0
