@@ -27,6 +27,8 @@ class Finding:
     line: str
     excerpt: str
     before: str = ""  # the complaint that led there: an oops before its panic, a killed agent
+    # x86: a CPU trapped at a breakpoint that memory does not hold (any more).
+    stale_code: bool = False
 
 
 # The texts are the kernel's own: kernel/panic.c, kernel/watchdog.c, kernel/rcu/tree_stall.h,
@@ -46,8 +48,14 @@ _AGENT = "(qemu-ga)"
 # arch/arm64/mm/fault.c, lib/bug.c. Its panic says no more than "Fatal exception".
 _OOPS = re.compile(
     r"\bBUG: (kernel NULL pointer|unable to handle|stack guard)|\bOops: |\bkernel BUG at\b|"
-    r"Unable to handle kernel |Internal error: |general protection fault|invalid opcode: 0000"
+    r"Unable to handle kernel |Internal error: |general protection fault|invalid opcode: 0000|"
+    r"\bint3: 0000"
 )
+# arch/x86/kernel/dumpstack.c, show_opcodes(): the bytes around the instruction pointer, which is in
+# brackets and comes behind the breakpoint that was trapped at. "int3" has no "Oops: " before 6.10.
+_BREAKPOINT = re.compile(r"\bint3: 0000")
+_OPCODES = re.compile(r"\bCode: .*\b([0-9a-f]{2}) <")
+_INT3 = "cc"
 # asm-generic/bug.h and lib/bug.c ("WARNING: CPU: 0 PID: 1 at …"; since 6.18 "WARNING: file:line at
 # function, CPU#0: comm/pid"), arch/*/mm/fault.c, lib/ubsan.c, mm/kasan, kernel/locking/lockdep.c.
 _SPLAT = re.compile(
@@ -59,7 +67,8 @@ _SPLAT = re.compile(
 # line of a flood would take seconds.
 _TELLING = (
     b"panic", b"lockup", b"LOCKUP", b"stall", b"guest down", b"ut of memory", b"BUG", b"Oops",
-    b"Unable to handle", b"Internal error", b"general protection", b"invalid opcode",
+    b"Unable to handle", b"Internal error", b"general protection", b"invalid opcode", b"int3",
+    b"Code: ",
 )  # fmt: skip
 _STAMP = re.compile(r"^(<\d+>)?\[\s*\d+\.\d+\](\[\s*\w+\])?\s*")
 _EXCERPT_LINES = 24
@@ -81,6 +90,7 @@ class Log:
         self._trouble: Trouble | None = None
         self._before = ""
         self._oops: tuple[int, str] = (-_OOPS_LINES, "")  # number of its line, its text
+        self._before_ip = ""  # of the oops: the byte before the instruction pointer, in hex
         self._count = 0
         self._killed: deque[str] = deque(maxlen=_KILLED_KEPT)
         self._agent_killed = ""
@@ -115,6 +125,8 @@ class Log:
         return Finding(
             trouble=self._trouble, line=_bare(self._excerpt[0]), before=self._before,
             excerpt="\n".join(self._excerpt),
+            stale_code=_BREAKPOINT.search(self._before) is not None
+            and self._before_ip not in ("", _INT3),
         )  # fmt: skip
 
     def take_killed(self) -> tuple[str, ...]:
@@ -137,7 +149,9 @@ class Log:
             if killed[0].endswith(_AGENT):
                 self._agent_killed = killed[0]
         if _OOPS.search(line) and self._count - self._oops[0] >= _OOPS_LINES:
-            self._oops = (self._count, _bare(line))
+            self._oops, self._before_ip = (self._count, _bare(line)), ""
+        if not self._before_ip and (opcodes := _OPCODES.search(line)):
+            self._before_ip = opcodes[1]
         for trouble, pattern in _TROUBLES:
             if pattern.search(line):
                 self._trouble, self._before = self._judged(trouble, line)

@@ -43,6 +43,11 @@ class Machine:
     memory_mib: int = 768
     counted: bool = False
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether CPUs are emulated in a thread each, beside each other (QEMU's MTTCG)."""
+        return self.accelerator is Accelerator.TCG and self.vcpus > 1 and not self.counted
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
@@ -65,8 +70,11 @@ _CMDLINE = (
     "rcupdate.rcu_cpu_stall_timeout=21", "rdinit=/init", "net.ifnames=0",
 )  # fmt: skip
 # An emulated timer may tick late on a busy machine; the kernel takes that for a broken IO-APIC and
-# panics ("IO-APIC + timer doesn't work", seen once on 7.3.4 at load 12).
-_EMULATED = {Arch.X86_64: ("no_timer_check",), Arch.ARM64: ()}
+# panics ("IO-APIC + timer doesn't work", seen once on 7.3.4 at load 12). An emulated CPU answers too
+# late for the TSC's watchdog of 7.3 ("Watchdog remote CPU 1 read timed out", at every boot), and 1
+# boot in 500 stood still in it: watchdog_check_skew waited, by a clock that its own CPU has to
+# advance, for a CPU that waited in stop_machine for this one. Emulated CPUs have one TSC: the host's.
+_EMULATED = {Arch.X86_64: ("no_timer_check", "tsc=nowatchdog"), Arch.ARM64: ()}
 _CONSOLE = {Arch.X86_64: "ttyS0", Arch.ARM64: "ttyAMA0"}
 # `virt` has the second PL011 when a second -serial is given (QEMU 9.1); every Debian arm64 kernel
 # has the driver built in.

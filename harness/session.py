@@ -213,7 +213,8 @@ def _first_that_boots(
     memory_mib: int,
     on_note: Callable[[str], None],
 ) -> tuple[Machine, vm.Vm]:
-    for position, accelerator in enumerate(accelerators):
+    tries = [*accelerators, *(a for a in accelerators[-1:] if a is Accelerator.TCG)]
+    for position, accelerator in enumerate(tries):
         machine = Machine(arch=files.arch, accelerator=accelerator, memory_mib=memory_mib)
         for name in ("ga", "console.log"):
             (run_dir / name).unlink(missing_ok=True)
@@ -224,9 +225,14 @@ def _first_that_boots(
                 )
             )
         except HarnessError as error:
-            if position == len(accelerators) - 1:
+            if position == len(tries) - 1:
                 raise
-            on_note(f"{accelerator} does not work here ({error.message})")
+            if accelerator is not Accelerator.TCG:
+                on_note(f"{accelerator} does not work here ({error.message})")
+            elif isinstance(error, GuestLostError):  # it may be the emulator's doing (`cell`)
+                on_note(f"lost at boot, tried once more: {error.message}")
+            else:
+                raise
         else:
             return machine, booted
     raise HarnessError("no accelerator to boot with")

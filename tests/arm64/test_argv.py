@@ -34,9 +34,12 @@ def test_console_and_channel_are_the_two_uarts_of_the_virt_board() -> None:
     assert {"console=ttyAMA0", "km.channel=ttyAMA1"} <= set(_after(words, "-append").split())
 
 
-def test_x86_s_timer_quirk_is_not_arm64_s() -> None:
-    assert "no_timer_check" in qemu.cmdline(Machine()).split()
-    assert "no_timer_check" not in qemu.cmdline(_ARM64).split()
+def test_quirks_of_x86_s_timers_are_not_arm64_s_nor_kvm_s() -> None:
+    quirks = {"no_timer_check", "tsc=nowatchdog"}
+
+    assert quirks <= set(qemu.cmdline(Machine()).split())
+    assert not quirks & set(qemu.cmdline(Machine(accelerator=Accelerator.KVM)).split())
+    assert not quirks & set(qemu.cmdline(_ARM64).split())
 
 
 def test_kvm_has_its_host_s_cpu_and_interrupt_controller() -> None:

@@ -132,6 +132,36 @@ def test_an_oops_s_panic_is_told_with_the_oops() -> None:
     assert found.before == "BUG: kernel NULL pointer dereference, address: 0000000000000000"
 
 
+_TRAPPED = """\
+[    1.696603] {oops}int3: 0000 [#1] SMP NOPTI
+[    1.696603] RIP: 0010:enqueue_task_fair+0xa0b/0xcc0
+[    1.696603] Code: e8 ab 1f 02 00 e9 77 fa ff ff {byte} <1f> 44 00 00 48 81 bd 18 04 00 00
+[    1.696603] Kernel panic - not syncing: Fatal exception in interrupt
+"""
+
+
+@pytest.mark.parametrize("oops", ["Oops: ", ""], ids=["since 6.10", "before"])
+@pytest.mark.parametrize(("byte", "stale"), [("0f", True), ("cc", False)])
+def test_a_trap_at_a_breakpoint_says_whether_memory_holds_one(
+    oops: str, byte: str, stale: bool
+) -> None:
+    """One that memory does not hold any more was run by an emulator that missed its removal."""
+    found = find_trouble(_TRAPPED.format(oops=oops, byte=byte))
+
+    assert found is not None
+    assert (found.trouble, found.stale_code) == (Trouble.PANIC, stale)
+    assert found.before == f"{oops}int3: 0000 [#1] SMP NOPTI"
+
+
+def test_other_oopses_are_not_the_emulator_s() -> None:
+    text = _TRAPPED.format(oops="Oops: ", byte="0f").replace("int3: 0000", "0002")
+
+    found = find_trouble(text)
+
+    assert found is not None
+    assert not found.stale_code
+
+
 def test_what_memory_killed_is_told_once() -> None:
     """A command that the kernel killed for want of memory: its check says so."""
     log = Log()

@@ -90,7 +90,7 @@ def test_a_guest_in_a_container_is_seen_though_its_files_lie_elsewhere_there(
         channel=tmp_path / "ga",
     )  # fmt: skip
     words = kernel_container._inside(qemu.argv(Machine(), boot), tmp_path)
-    watch = vm._Watch(_Running(), boot.console, 1 << 20, lambda: False)
+    watch = vm._Watch(_Running(), boot.console, 1 << 20, lambda: False, side_by_side=True)
     with process.held(["sh", "-c", "sleep 60", *words]):
         _wait_for(f"guest={qemu.name_of(boot.console)}")
         watch._share.sample(0.0)

@@ -13,7 +13,7 @@ from harness import vm
 from harness.errors import HarnessError
 from harness.guest import GuestLostError
 from harness.place import Local
-from harness.qemu import Machine
+from harness.qemu import Accelerator, Machine
 
 _PANIC = "[    1.0] Kernel panic - not syncing: Attempted to kill init!"
 
@@ -24,13 +24,14 @@ def _boot(
     *,
     timeout_s: float = 60.0,
     cancelled: Callable[[], bool] = lambda: False,
+    machine: Machine = Machine(),  # noqa: B008  # frozen
 ) -> GuestLostError:
     """How a guest was lost whose QEMU is `script`, with the console as its first word."""
     where = Local(prefix=("sh", "-c", script, str(run_dir / "console.log")))
     with (
         pytest.raises(GuestLostError) as caught,
         vm.booted(
-            Machine(), vmlinuz=run_dir / "vmlinuz", initrd=run_dir / "initrd", where=where,
+            machine, vmlinuz=run_dir / "vmlinuz", initrd=run_dir / "initrd", where=where,
             run_dir=run_dir, boot_timeout_s=timeout_s, cancelled=cancelled,
         ),
     ):  # fmt: skip
@@ -56,6 +57,36 @@ def test_the_console_decides_while_qemu_still_runs(tmp_path: Path, line: str, re
 
     assert lost.reason == reason
     assert time.monotonic() - started < 20
+
+
+_TRAPPED = (
+    "Oops: int3: 0000 [#1] SMP NOPTI",
+    "Code: e9 77 fa ff ff 0f <1f> 44 00 00 48 81",
+    "Kernel panic - not syncing: Fatal exception in interrupt",
+)
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (Machine(), "infra"),
+        (Machine(vcpus=1), "panic"),
+        (Machine(counted=True), "panic"),
+        (Machine(accelerator=Accelerator.KVM), "panic"),
+    ],
+    ids=["side by side", "one CPU", "in turn", "real CPUs"],
+)
+@pytest.mark.parametrize("end", ["sleep 600", "exit 0"])
+def test_code_that_memory_does_not_hold_any_more_was_run_by_the_emulator(
+    tmp_path: Path, machine: Machine, reason: str, end: str
+) -> None:
+    """Only where it emulates CPUs side by side: else a trap there is the kernel's own trouble."""
+    lines = "\\n".join(_TRAPPED)
+
+    lost = _boot(tmp_path, f"printf '{lines}\\n' >\"$0\"; {end}", machine=machine)
+
+    assert lost.reason == reason
+    assert "int3: 0000" in lost.message
 
 
 def test_a_panic_goes_before_the_end_of_qemu(tmp_path: Path) -> None:

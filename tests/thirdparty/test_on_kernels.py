@@ -67,7 +67,7 @@ def booted(
         initramfs.concatenate([base, run_dir / "objects.cpio"], run_dir / "initrd")
         where = Local(prefix=root.qemu_prefix, environment=root.environment)
         with vm.booted(
-            Machine(), vmlinuz=files.vmlinuz, initrd=run_dir / "initrd", where=where,
+            Machine(vcpus=1), vmlinuz=files.vmlinuz, initrd=run_dir / "initrd", where=where,
             run_dir=run_dir, boot_timeout_s=_BOOT_TIMEOUT_S,
         ) as held:  # fmt: skip
             probed = held.guest.run([OBJCHECK, *objcheck.features_argv()[1:]], timeout_s=120)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An emulated guest's clock: what its kernel does with it may not end a boot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness import baseroot, initramfs, rundir, vm
+from harness.cache import Cache
+from harness.place import Local
+from harness.qemu import Machine
+from harness.supply import KernelFiles
+from tests.conftest import NEWEST, OLDEST
+
+pytestmark = pytest.mark.vm
+
+# The watchdog looks twice a second, from the boot's first second on.
+_SCRIPT = "while [ $(cut -d. -f1 /proc/uptime) -lt 5 ]; do sleep 0.5; done; dmesg"
+
+
+@pytest.mark.parametrize("name", [OLDEST, NEWEST])
+def test_no_cpu_waits_for_another_to_compare_clocks(
+    name: str, kernel: Callable[[str], KernelFiles], cache: Cache
+) -> None:
+    """7.3 does, for ever when the other waits for it; it told of a late answer at every boot."""
+    root = baseroot.obtain(cache, print)
+    where = Local(prefix=root.qemu_prefix, environment=root.environment)
+    with rundir.run_directory(cache) as run_dir:
+        initramfs.concatenate([baseroot.guest_archive(root, cache, print)], run_dir / "initrd")
+        with vm.booted(
+            Machine(), vmlinuz=kernel(name).vmlinuz, initrd=run_dir / "initrd", where=where,
+            run_dir=run_dir,
+        ) as booted:  # fmt: skip
+            said = booted.guest.run(["/bin/sh", "-c", _SCRIPT], timeout_s=60).text
+
+    about = [line for line in said.splitlines() if "clocksource: " in line]
+    assert any("Switched to clocksource" in line for line in about)
+    assert not [line for line in about if "atchdog" in line]
