@@ -140,9 +140,7 @@ def _tried(bench: Bench, item: Prepared, shared: SharedAccelerator, hold: _Hold)
 
     A check that could not offer the load it needs is such trouble. A kernel that panics or hangs, a
     command that never ends or does not start said something about themselves: another try is no
-    better. But a panic or hang at boot under emulation may be the emulator's: with QEMU 10 and 7.3
-    one boot was lost to code that the kernel had patched and the CPUs still ran as it was before
-    ("Oops: int3" where memory holds a nop), one as the second CPU came up. The evidence of both
+    better. But a panic or hang at boot under emulation may be the emulator's. The evidence of both
     tries is kept; a check that passed in one and failed in the other is flaky.
     """
     held = hold(again=False)

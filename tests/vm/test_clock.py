@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import baseroot, initramfs, rundir, vm
+from harness import baseroot, rundir, session
 from harness.cache import Cache
 from harness.place import Local
-from harness.qemu import Machine
+from harness.session import Command, Files
 from harness.supply import KernelFiles
 from tests.conftest import NEWEST, OLDEST
 
@@ -26,15 +26,13 @@ def test_no_cpu_waits_for_another_to_compare_clocks(
 ) -> None:
     """7.3 does, for ever when the other waits for it; it told of a late answer at every boot."""
     root = baseroot.obtain(cache, print)
+    files = Files(vmlinuz=kernel(name).vmlinuz, base=baseroot.guest_archive(root, cache, print))
     where = Local(prefix=root.qemu_prefix, environment=root.environment)
     with rundir.run_directory(cache) as run_dir:
-        initramfs.concatenate([baseroot.guest_archive(root, cache, print)], run_dir / "initrd")
-        with vm.booted(
-            Machine(), vmlinuz=kernel(name).vmlinuz, initrd=run_dir / "initrd", where=where,
-            run_dir=run_dir,
-        ) as booted:  # fmt: skip
-            said = booted.guest.run(["/bin/sh", "-c", _SCRIPT], timeout_s=60).text
+        outcome = session.run_command(
+            Command(argv=("sh", "-c", _SCRIPT)), files, where=where, run_dir=run_dir
+        )
 
-    about = [line for line in said.splitlines() if "clocksource: " in line]
+    about = [line for line in outcome.stdout.decode().splitlines() if "clocksource: " in line]
     assert any("Switched to clocksource" in line for line in about)
     assert not [line for line in about if "atchdog" in line]
