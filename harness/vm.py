@@ -86,9 +86,7 @@ def booted(
                 accelerator=machine.accelerator, memory_mib=machine.memory_mib,
             )
         )  # fmt: skip
-        watch = _Watch(
-            held, log, CONSOLE_LIMIT_BYTES, cancelled, side_by_side=machine.side_by_side
-        )
+        watch = _Watch(held, log, CONSOLE_LIMIT_BYTES, cancelled, side_by_side=machine.side_by_side)
         stream = stack.enter_context(_accepted(listener, watch, started, limit_s))
         guest = AgentGuest(stream, watch)
         guest.wait_ready(limit_s, since=started)

@@ -58,7 +58,7 @@ def test_a_guest_answers_from_an_unprivileged_container_and_leaves_nothing(
     where = Docker(image=image(OLDEST))
     with vm.booted(
         Machine(vcpus=1), vmlinuz=kernel(OLDEST).vmlinuz, initrd=initrd, where=where, run_dir=run_dir
-    ) as booted:
+    ) as booted:  # fmt: skip
         release = booted.guest.run(["/bin/uname", "-r"], timeout_s=30).text.strip()
         (identity,) = ours(client)
         attributes = client.containers.get(identity).attrs
@@ -225,7 +225,9 @@ def test_a_session_whose_emulated_boot_is_lost_boots_once_more(
     """It may be the emulator's doing, and somebody's CI job would fail for it."""
     notes: list[str] = []
     first = f'mkdir {tmp_path}/tried 2>/dev/null && exit 9; exec "$@"'
-    where = Local(prefix=("sh", "-c", first, "qemu", *root.qemu_prefix), environment=root.environment)
+    where = Local(
+        prefix=("sh", "-c", first, "qemu", *root.qemu_prefix), environment=root.environment
+    )
 
     outcome = session.run_command(
         Command(argv=("echo", "there")), boot_files, where=where, run_dir=run_dir,
