@@ -2,9 +2,10 @@
 """Many cells one after another in one process: does each give a result, and is anything kept?
 
 Memory is judged by its growth: the least-squares slope of resident memory over the number of cells,
-with its 95 % interval, after a first pass that fills what is filled once (caches, libraries). Growth
-is a leak when even the interval's lower end is above `LEAK_KIB` a cell, none when its upper end is
-not; between them it cannot be told.
+with its 95 % interval, as each pass over the kernels has ended: within one it comes and goes by 20 MiB
+(types of kernels, answers). The first pass fills what is filled once (caches, libraries) and does not
+count. Growth is a leak when even the interval's lower end is above `LEAK_KIB` a cell, none when its
+upper end is not; between them it cannot be told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from harness.progress import Event, Finished, Listener
 from harness.results import Cause, Cell, Run, Verdict
 
 LEAK_KIB = 64.0  # a cell: 10,000 cells then take 640 MiB
-_LEAST_SAMPLES = 10  # for a slope
+_LEAST_SAMPLES = 6  # for a slope
 # `unknown` with one of these says something about the kernel or the subject's own command.
 _EXPLAINED = (Cause.PANIC, Cause.HANG, Cause.TIMEOUT, Cause.NOT_STARTED, Cause.FLAKY)
 
@@ -47,8 +48,8 @@ class Soak:
     asked: int
     verdicts: tuple[tuple[str, int], ...]  # of cells
     unexplained: tuple[str, ...]  # kernel, check and what it said
-    resident_kib: tuple[tuple[int, int], ...]  # cells finished → KiB, after the first pass
-    slope: Slope | None  # None: too few cells after the first pass
+    resident_kib: tuple[tuple[int, int], ...]  # cells finished → KiB, by pass but the first
+    slope: Slope | None  # None: too few passes after the first
     first: Usage  # after the first pass
     last: Usage  # after the last one
     left: tuple[str, ...]  # temporary files
@@ -100,9 +101,6 @@ def measure(once: Once, *, cells: int, emit: Listener, scratch: Path, clock: Clo
         emit(event)
         if isinstance(event, Finished):
             finished += 1
-            if between:
-                gc.collect()  # drawn reports wait for it in cycles: kept, until then, by nobody
-                samples.append((finished, usage.resident_kib()))
 
     asked = 0
     while asked < cells:
@@ -111,6 +109,9 @@ def measure(once: Once, *, cells: int, emit: Listener, scratch: Path, clock: Clo
         verdicts.update(str(cell.verdict) for cell in run.cells)
         unexplained += (said for cell in run.cells for said in _unexplained(cell))
         del run
+        gc.collect()  # drawn reports wait for it in cycles: kept, until then, by nobody
+        if between:
+            samples.append((finished, usage.resident_kib()))
         between.append(usage.now())
     return Soak(
         asked=asked, verdicts=tuple(verdicts.items()), unexplained=tuple(unexplained),
@@ -165,7 +166,7 @@ def render(found: Soak) -> str:
 
 def _memory(found: Soak) -> str:
     if not found.resident_kib or found.slope is None:
-        return f"too few cells after the first pass to tell (fewer than {_LEAST_SAMPLES})"
+        return f"too few passes after the first to tell (fewer than {_LEAST_SAMPLES})"
     begin, end = found.resident_kib[0][1], found.resident_kib[-1][1]
     rise = found.slope
     return (
@@ -185,5 +186,5 @@ def _unexplained(cell: Cell) -> list[str]:
 
 
 def _student(free: int) -> float:
-    """97.5 % quantile of Student's t, within 0.02 from five degrees of freedom on."""
+    """97.5 % quantile of Student's t, within 0.05 from four degrees of freedom on."""
     return 1.96 + 2.37 / free + 2.82 / free**2
