@@ -86,8 +86,9 @@ def run_command(
     """Boot the kernel and run `command` to its end.
 
     run_dir: empty, ours for the length of the call; the console stays there. accelerators: tried
-    in that order, each by booting. source: a directory that the guest has as /src. Raises
-    GuestLostError when the guest went away, HarnessError when the guest cannot be made.
+    in that order, each by booting; an emulated boot that is lost, once more. source: a directory that
+    the guest has as /src. Raises GuestLostError when the guest went away, HarnessError when the guest
+    cannot be made.
     """
     initrd = run_dir / "initrd"
     carried_mib = _make_initrd(command, files.base, source, source_limit_mib, initrd)
